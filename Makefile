@@ -1,0 +1,27 @@
+# One place for the commands that README, CONTRIBUTING and CI name.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install test check demo bench clean
+
+# torch is pinned so that a machine without a GPU gets the build its pip finds, and no other package pulls a newer one
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: .venv/installed
+
+demo: install
+	$(BIN)/foveate run
+
+test: check
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,104 @@
+"""Is the speed-up on paper the speed-up on the clock? (prefill time without / with) / (FLOPs without / with), per method.
+
+A random Qwen2.5-VL of 0.3 B parameters answers a prompt of 1,024 visual tokens with one token; methods and baseline
+run interleaved, after a warm-up, and medians are compared. Time is that of `generate`, images encoded and the method's
+own work included; FLOPs are torch's count of the same call (under the math attention backend, which the counter sees).
+Ratios near 1 mean that what is saved on paper is saved on the clock; LLaVA-1.5 shape has a CLS token, for VisionZip.
+
+    python benchmarks/realised.py [--runs 5] [--tokens 1024] [--keep 0.25] [--json out.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from contextlib import nullcontext
+
+import torch
+import transformers
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import foveate
+from foveate.families.qwen2_5_vl import Qwen25VL
+from foveate.method import Method
+
+
+def model_and_inputs(tokens: int) -> tuple[torch.nn.Module, dict]:
+    """A random model of at least 0.3 B parameters and a prompt of about `tokens` visual tokens."""
+    family = Qwen25VL()
+    model = family.tiny(
+        0, hidden_size=1024, intermediate_size=4096, num_hidden_layers=20, num_attention_heads=16,
+        num_key_value_heads=4, rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6},
+    )  # fmt: skip
+    side = round(tokens**0.5)
+    return model, family.tiny_inputs(model, [[(side, tokens // side)]], text=40)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--keep", type=float, default=0.25)
+    parser.add_argument("--methods", nargs="+", default=["aim", "fastv", "divprune", "visionzip"])
+    parser.add_argument("--json", help="write the figures to this file too")
+    options = parser.parse_args()
+
+    model, inputs = model_and_inputs(options.tokens)
+    methods: dict[str, Method | None] = {"none": None}
+    methods |= {name: foveate.get_method(name, keep=options.keep) for name in options.methods}
+
+    def answer(method: Method | None) -> None:
+        with torch.no_grad(), foveate.compress(model, method) if method else nullcontext():
+            model.generate(**inputs, max_new_tokens=1, do_sample=False)
+
+    flops, times = {}, {name: [] for name in methods}
+    for name, method in methods.items():
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            answer(method)
+        flops[name] = counter.get_total_flops()
+        answer(method)  # warm-up with the kernels that are timed
+    for _ in range(options.runs):
+        for name, method in methods.items():
+            start = time.perf_counter()
+            answer(method)
+            times[name].append(time.perf_counter() - start)
+            print(f"\r{sum(map(len, times.values()))}/{options.runs * len(methods)} runs", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    report(model, inputs, methods, flops, times, options)
+
+
+def report(model: torch.nn.Module, inputs: dict, methods: dict, flops: dict, times: dict, options: argparse.Namespace) -> None:
+    """The table, and one JSON object as the last line."""
+    median = {name: statistics.median(t) for name, t in times.items()}
+    visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters / 1e9:.2f} B random parameters, {visual} visual tokens, keep {options.keep:g}, {torch.get_num_threads()} threads")
+    print(f"{'method':<12}{'GFLOPs':>10}{'FLOPs x':>10}{'time ms':>10}{'spread':>16}{'time x':>8}{'realised':>10}")
+    rows = {}
+    for name in methods:
+        saved, faster = flops["none"] / flops[name], median["none"] / median[name]
+        rows[name] = {
+            "flops": flops[name], "flops_ratio": saved, "time_ms": median[name] * 1e3,
+            "time_ms_min": min(times[name]) * 1e3, "time_ms_max": max(times[name]) * 1e3,
+            "time_ratio": faster, "realised": faster / saved,
+        }  # fmt: skip
+        spread = f"{min(times[name]) * 1e3:.0f}-{max(times[name]) * 1e3:.0f}"
+        print(f"{name:<12}{flops[name] / 1e9:>10.1f}{saved:>10.2f}{median[name] * 1e3:>10.0f}{spread:>16}{faster:>8.2f}{faster / saved:>10.2f}")
+    result = {
+        "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "runs": options.runs,
+        "torch": torch.__version__, "transformers": transformers.__version__, "parameters": parameters,
+        "visual_tokens": visual, "keep": options.keep, "methods": rows,
+    }  # fmt: skip
+    print(json.dumps(result))
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

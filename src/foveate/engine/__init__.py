@@ -1,0 +1,1 @@
+"""Runs a plan inside a stock transformers model, and leaves no trace."""

@@ -1,0 +1,250 @@
+"""compress and attach: a method at work in a stock transformers model, read in the order of the forward pass.
+
+Images are learnt where they are encoded, the prompt at the model's door, and the plan is made at the language model's
+door, the one point that `forward` and `generate` both pass after the images are known.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidValue, UnsupportedModel
+from ..families import family_of
+from ..families.base import Family, Kind
+from ..method import Method, get_method
+from ..pieces.base import Attention, Reading
+from ..plan import Layer, ModelShape, Step, Vision, check_steps
+from .prompt import Encoded, Prompt
+from .tap import watch
+from .trace import Stopwatch, Trace
+
+_open: weakref.WeakKeyDictionary[nn.Module, Run] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def compress(model: nn.Module, method: str | Method, *, synchronize: bool = False, **overrides: object) -> Iterator[Run]:
+    """Compress the visual tokens of every prompt that `model` runs inside this context.
+
+    `method` is a name from `foveate.all_methods()` or a Method; `overrides` replace its settings. `synchronize` waits for
+    the GPU around each timed part of the trace. The model is restored on leaving, also after an exception.
+
+    Raises InvalidValue for a wrong name or number, UnsupportedModel for a model without an adapter; both before
+    anything is touched. During a run, UnsupportedInput for what cannot be compressed correctly.
+    """
+    run = attach(model, method, synchronize=synchronize, **overrides)
+    try:
+        yield run
+    finally:
+        run.detach()
+
+
+def attach(model: nn.Module, method: str | Method, *, synchronize: bool = False, **overrides: object) -> Run:
+    """Like `compress`, until `detach()` is called on what it returns; for servers."""
+    config = getattr(model, "config", None)
+    family = family_of(config)
+    core = family.core(model)
+    if core in _open:
+        raise UnsupportedModel(
+            f"this model is already compressed by {_open[core].method.card.name}; leave that context first, or compose "
+            "methods with TwoStage"
+        )
+    return Run(model, get_method(method, **overrides), family, synchronize)
+
+
+class Run:
+    """One open context. `trace` tells what happened in the latest prefill, `shape` what the model is like."""
+
+    def __init__(self, model: nn.Module, method: Method, family: Family, synchronize: bool) -> None:
+        self.method, self.family = method, family
+        self.core = family.core(model)
+        self.decoder = family.decoder(self.core)
+        self.shape: ModelShape = family.shape(model.config)
+        self.steps = _with_positions(check_steps(method.steps(self.shape), self.shape), method, self.shape)
+        _refuse_windows(self.decoder.config)
+        self.trace = Trace()
+        self.stopwatch = Stopwatch(synchronize)
+        self.prompts: weakref.WeakKeyDictionary[Any, Prompt] = weakref.WeakKeyDictionary()
+        self.thread = threading.local()
+        self._undo = ExitStack()
+        with ExitStack() as undo:
+            self._attach(undo)
+            self._undo = undo.pop_all()
+
+    def detach(self) -> None:
+        """Restore the model."""
+        self._undo.close()
+
+    def _attach(self, undo: ExitStack) -> None:
+        _open[self.core] = self
+        undo.callback(_open.pop, self.core, None)
+        for kind in self.family.image_token_ids(self.core.config):
+            self._door(f"get_{kind}_features", kind, undo)
+        self._hook(self.core, self._on_core, undo)
+        self._hook(self.decoder, self._on_decoder, undo)
+        undo.callback(self.decoder.register_forward_hook(self._after_decoder).remove)
+        for i, layer in enumerate(self.decoder.layers):
+            self._hook(layer, functools.partial(self._on_layer, i), undo)
+        self._watch(undo)
+
+    def _hook(self, module: nn.Module, hook: Callable, undo: ExitStack) -> None:
+        undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def _door(self, name: str, kind: Kind, undo: ExitStack) -> None:
+        """See the arguments of a feature method: `generate` calls it before, `forward` inside the model's own forward.
+
+        The instance gets an attribute in front of the class's method; removing it brings the method back.
+        """
+        encode = getattr(self.core, name)
+        signature = inspect.signature(encode)
+
+        @functools.wraps(encode)
+        def seen(*args: Any, **kwargs: Any) -> Any:
+            self.thread.vision = {}
+            start = self.stopwatch.now(next(self.core.parameters()).device)
+            features = encode(*args, **kwargs)
+            arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
+            took = self.stopwatch.since(start, next(self.core.parameters()).device)
+            encoded = Encoded(arguments, self.family.layouts(kind, self.core, arguments), self.thread.vision, took)
+            self._pending()[kind] = encoded
+            return features
+
+        setattr(self.core, name, seen)
+        undo.callback(delattr, self.core, name)
+
+    def _watch(self, undo: ExitStack) -> None:
+        vision: dict[nn.Module, list[tuple[int | None, Reading]]] = {}
+        previous: dict[int, list[Reading]] = {}
+        for step in self.steps:
+            for reading in step.reads:
+                if reading.place == "vision" and isinstance(step.at, Vision):
+                    block = step.at.block
+                    vision.setdefault(self.family.vision_attention(self.core, block), []).append((block, reading))
+                elif reading.place == "previous":
+                    previous.setdefault(step.at.layer - 1, []).append(reading)
+        for module, wanted in vision.items():
+            watch(module, functools.partial(self._see_vision, wanted), undo)
+        for layer, readings in previous.items():
+            watch(self.decoder.layers[layer].self_attn, functools.partial(self._see_layer, layer, readings), undo)
+
+    # ── the forward pass, top to bottom ──────────────────────────────────────────────────────────────────────────
+
+    def _see_vision(
+        self, wanted: list[tuple[int | None, Reading]], q: Tensor, k: Tensor, scale: float, kwargs: dict[str, Any]
+    ) -> None:
+        store = getattr(self.thread, "vision", None)
+        if store is None:
+            return
+        bounds = kwargs.get("cu_seq_lens_q")  # FlashAttention gets all images of a batch in one call
+        lengths = [q.shape[2]] if bounds is None else bounds.diff().tolist()
+        for part_q, part_k in zip(q.split(lengths, dim=2), k.split(lengths, dim=2), strict=True):
+            for block, reading in wanted:
+                value = reading(Attention(part_q, part_k, scale))
+                store.setdefault((block, reading), []).append(value if value.ndim == 3 else value[..., None])
+
+    def _on_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        self.thread.ids = ids
+        prompt = self._known(kwargs.get("past_key_values"))
+        if prompt is not None and kwargs.get("position_ids") is None:
+            # the model would count on from the length of layer 0's cache, which is shorter than the prompt was
+            given = ids if ids is not None else kwargs["inputs_embeds"]
+            kwargs["position_ids"] = prompt.positions_from(kwargs["past_key_values"], given.shape[1])
+            return args, kwargs
+        return None
+
+    def _on_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+        self.thread.prompt = self.thread.turn = None
+        cache = kwargs.get("past_key_values")
+        pending, self.thread.pending = self._pending(), {}
+        if cache is not None and cache.get_seq_length() > 0:
+            prompt = self._known(cache)
+            self.thread.turn = Prompt.go_on(prompt, self, self.thread.ids, kwargs)
+            return args, kwargs
+        self.thread.start = self.stopwatch.now(kwargs["inputs_embeds"].device)
+        self.trace = Trace(vision_ms=sum((e.took_ms for e in pending.values()), 0.0))
+        prompt = Prompt.begin(self, self.thread.ids, pending, kwargs)
+        if prompt is None:
+            return None
+        self.thread.prompt = prompt
+        if prompt.enter(kwargs):
+            return args, kwargs
+        return None
+
+    def _on_layer(self, i: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if (prompt := self.thread.prompt) is not None:
+            hidden = prompt.before_layer(i, module, hidden, kwargs)
+        elif (turn := self.thread.turn) is not None:
+            turn.before_layer(i, hidden, kwargs)
+        else:
+            return None
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    def _see_layer(
+        self, layer: int, readings: list[Reading], q: Tensor, k: Tensor, scale: float, kwargs: dict[str, Any]
+    ) -> None:
+        prompt = getattr(self.thread, "prompt", None)
+        if prompt is not None:
+            prompt.read(layer, readings, q, k, scale)
+
+    def _after_decoder(self, module: nn.Module, args: tuple, output: Any) -> None:
+        prompt, self.thread.prompt, self.thread.turn = self.thread.prompt, None, None
+        if prompt is None:
+            return
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None:
+            self.prompts[cache] = prompt
+        prompt.finish(cache)
+        self.trace.prefill_ms = self.stopwatch.since(self.thread.start, self.thread_device)
+
+    @property
+    def thread_device(self) -> torch.device:
+        """Where the language model computes."""
+        return next(self.decoder.parameters()).device
+
+    def _pending(self) -> dict[Kind, Encoded]:
+        if not hasattr(self.thread, "pending"):
+            self.thread.pending = {}
+        return self.thread.pending
+
+    def _known(self, cache: Any) -> Prompt | None:
+        return None if cache is None else self.prompts.get(cache)
+
+
+def _with_positions(steps: tuple[Step, ...], method: Method, shape: ModelShape) -> tuple[Step, ...]:
+    """The steps with the position policy that applies: the user's, else the published one where the model allows it."""
+    from dataclasses import replace
+
+    wanted = method.settings().get("positions")
+    if wanted not in (None, "keep", "compact"):
+        raise InvalidValue(f"positions must be 'keep' or 'compact', got {wanted!r}")
+    if wanted == "compact" and shape.mrope:
+        raise InvalidValue(
+            f"{shape.family} has M-RoPE: its survivors cannot be renumbered on one axis; use positions='keep'"
+        )
+    if shape.mrope:
+        wanted = "keep"
+    return tuple(replace(s, positions=wanted or s.positions) for s in steps)
+
+
+def _refuse_windows(config: Any) -> None:
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise UnsupportedModel(
+            f"this language model mixes {', '.join(sorted(kinds))}: a window counted in removed tokens would reach too "
+            "far; only full attention is supported"
+        )
+
+
+def cuts_inside(steps: tuple[Step, ...]) -> dict[int, Step]:
+    """The steps inside the language model, by layer."""
+    return {s.at.layer: s for s in steps if isinstance(s.at, Layer)}

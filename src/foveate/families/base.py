@@ -1,0 +1,189 @@
+"""What foveate must know of a model family: questions about a model, nothing about methods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..plan import ModelShape
+from ..tokens import Grid, Span
+
+Kind = Literal["image", "video"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One grid inside the tokens of an image: where it starts, and the distance between its rows."""
+
+    offset: int
+    grid: Grid
+    stride: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tokens of one image or video in the prompt: `length` in all, the views among them, the rest structure."""
+
+    kind: Kind
+    length: int
+    views: tuple[View, ...]
+
+    @classmethod
+    def plain(cls, kind: Kind, grid: Grid, tail: int = 0) -> Layout:
+        """One grid, and `tail` structure tokens behind it."""
+        return cls(kind, grid.n + tail, (View(0, grid, grid.w),))
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The grids of its views."""
+        return tuple(v.grid for v in self.views)
+
+
+class Family(ABC):
+    """One Hugging Face model family. Stateless; one instance serves all models of its `model_types`.
+
+    `core` below is the model without its LM head (`model.base_model`); it must have `get_image_features`, and
+    `get_video_features` if the family reads videos: the door at which images become known.
+    """
+
+    #: values of `config.model_type` this adapter serves
+    model_types: ClassVar[tuple[str, ...]]
+    #: what a person calls it
+    title: ClassVar[str]
+
+    @abstractmethod
+    def shape(self, config: Any) -> ModelShape:
+        """The numbers a plan needs, from a config alone."""
+
+    @abstractmethod
+    def layouts(self, kind: Kind, core: nn.Module, arguments: dict[str, Any]) -> list[Layout]:
+        """The token layout of each image, from the arguments of `get_image_features` or `get_video_features`."""
+
+    @abstractmethod
+    def vision_attention(self, core: nn.Module, block: int | None) -> nn.Module:
+        """The attention module of a vision block; None is the block whose attention methods read by default."""
+
+    @abstractmethod
+    def to_llm(self, core: nn.Module, kind: Kind, arguments: dict[str, Any], per_patch: list[Tensor]) -> list[Tensor]:
+        """Numbers per patch to numbers per LLM token: one tensor [N, c] for each view of each image, in prompt order.
+
+        `per_patch` is what a vision reading gave, in the order the attention module was called, each [R, P, c].
+        """
+
+    @abstractmethod
+    def planned(self, config: Any, kind: Kind, height: int, width: int, frames: int = 1) -> tuple[Grid, ...]:
+        """The grids that an image or video of this size in pixels becomes, without loading anything."""
+
+    @abstractmethod
+    def tiny(self, seed: int = 0, **text: Any) -> nn.Module:
+        """A small random model of this family for tests, in eval mode; `text` overrides its language model's config."""
+
+    @abstractmethod
+    def tiny_inputs(self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any) -> dict[str, Any]:
+        """Inputs for `tiny`: for each row the sizes of its images in tokens, (h, w) or (t, h, w) for a video.
+
+        Rows of different length are padded on the left; `padding="right"` pads on the right, `text` is the number of
+        text tokens behind the images, `seed` draws the pixels and the words.
+        """
+
+    def image_token_ids(self, config: Any) -> dict[Kind, int]:
+        """Placeholder ids in the prompt."""
+        ids: dict[Kind, int] = {"image": config.image_token_id}
+        if getattr(config, "video_token_id", None) is not None:
+            ids["video"] = config.video_token_id
+        return ids
+
+    def core(self, model: nn.Module) -> nn.Module:
+        """The model without its LM head."""
+        return model.base_model
+
+    def decoder(self, core: nn.Module) -> nn.Module:
+        """The language model: it has `layers`, and hidden states pass through them in order."""
+        return core.language_model
+
+    def query_and_key(
+        self, layer: nn.Module, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], tail: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """q [B, H, L, d] and k [B, Hk, L, d], after RoPE, that a decoder layer would compute from its input.
+
+        With `tail` only the last `tail` rows of q are computed, the others are zero: those are all a reading of the
+        text needs, and the query projection is the dearest part.
+        """
+        attention = layer.self_attn
+        h = layer.input_layernorm(hidden)
+        cos, sin = (p.unsqueeze(1) for p in position_embeddings)
+        first = 0 if tail is None else h.shape[1] - tail
+
+        def project(linear: nn.Module, rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+            x = linear(rows).view(*rows.shape[:-1], -1, attention.head_dim).transpose(1, 2)
+            return x * cos + _rotated(x) * sin
+
+        k = project(attention.k_proj, h, cos, sin)
+        q = project(attention.q_proj, h[:, first:], cos[:, :, first:], sin[:, :, first:])
+        return nn.functional.pad(q, (0, 0, first, 0)), k
+
+    def scale(self, layer: nn.Module) -> float:
+        """What the logits of a decoder layer's attention are multiplied by."""
+        return layer.self_attn.scaling
+
+
+def text_shape(family: str, text: Any, *, vision_blocks: int, has_cls: bool = False, mrope: bool = False) -> ModelShape:
+    """A ModelShape from a Llama-like text config."""
+    heads = text.num_attention_heads
+    return ModelShape(
+        family=family,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=heads,
+        kv_heads=text.num_key_value_heads or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        ffn=text.intermediate_size,
+        vocab=text.vocab_size,
+        vision_blocks=vision_blocks,
+        has_cls=has_cls,
+        mrope=mrope,
+    )
+
+
+def find_spans(
+    ids: Sequence[Sequence[int]], tokens: dict[Kind, int], layouts: dict[Kind, list[Layout]]
+) -> list[list[Span]]:
+    """Where each view lies in each row of the prompt, in prompt order.
+
+    Images are dealt out in the order of the rows; placeholders of one image are consecutive.
+    """
+    at = dict.fromkeys(tokens, 0)
+    rows = []
+    for row in ids:
+        spans: list[Span] = []
+        for kind, token in tokens.items():
+            columns = [i for i, t in enumerate(row) if t == token]
+            while columns:
+                layout = layouts[kind][at[kind]]
+                at[kind] += 1
+                start, columns = columns[0], columns[layout.length :]
+                spans += [Span(start + v.offset, v.grid, kind, v.stride) for v in layout.views]
+        rows.append(sorted(spans, key=lambda s: s.start))
+    return rows
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: str) -> tuple[Tensor, Tensor]:
+    """Token rows of different length as ids and attention mask."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        where = slice(longest - len(row), None) if side == "left" else slice(0, len(row))
+        ids[i, where] = torch.tensor(row)
+        mask[i, where] = 1
+    return ids, mask
+
+
+def _rotated(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((-b, a), dim=-1)

@@ -1,0 +1,90 @@
+"""LLaVA-1.5: one CLIP image of fixed size, a plain MLP projector, 1-D RoPE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..plan import ModelShape
+from ..tokens import Grid
+from .base import Family, Kind, Layout, pad_rows, text_shape
+
+
+class Llava(Family):
+    """LLaVA-1.5, images."""
+
+    model_types = ("llava",)
+    title = "LLaVA-1.5"
+
+    def shape(self, config: Any) -> ModelShape:
+        vision = config.vision_config
+        has_cls = config.vision_feature_select_strategy == "default"
+        return text_shape("llava", config.text_config, vision_blocks=vision.num_hidden_layers, has_cls=has_cls)
+
+    def layouts(self, kind: Kind, core: nn.Module, arguments: dict[str, Any]) -> list[Layout]:
+        side = _side(core.config)
+        return [Layout.plain("image", Grid(1, side, side))] * arguments["pixel_values"].shape[0]
+
+    def vision_attention(self, core: nn.Module, block: int | None) -> nn.Module:
+        return encoder_layers(core)[feature_block(core) if block is None else block].self_attn
+
+    def to_llm(self, core: nn.Module, kind: Kind, arguments: dict[str, Any], per_patch: list[Tensor]) -> list[Tensor]:
+        patches = torch.cat(per_patch)
+        first = 1 if core.config.vision_feature_select_strategy == "default" else 0
+        return list(patches[:, first:])
+
+    def planned(self, config: Any, kind: Kind, height: int, width: int, frames: int = 1) -> tuple[Grid, ...]:
+        side = _side(config)
+        return (Grid(1, side, side),)
+
+    def tiny(self, seed: int = 0, **text: Any) -> nn.Module:
+        from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+        text_config = dict(
+            hidden_size=64, intermediate_size=96, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
+            vocab_size=200, initializer_range=0.15, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        )  # fmt: skip
+        vision_config = dict(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14
+        )
+        torch.manual_seed(seed)
+        config = LlavaConfig(
+            text_config=LlamaConfig(**text_config | text), vision_config=CLIPVisionConfig(**vision_config),
+            image_token_index=10, image_token_id=10,
+        )  # fmt: skip
+        return LlavaForConditionalGeneration(config).eval()
+
+    def tiny_inputs(self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(options.get("seed", 0))
+        side, pixels = model.config.vision_config.image_size, []
+        n, ids = _side(model.config) ** 2, []
+        for i, sizes in enumerate(rows):
+            row = [1, 20 + i]
+            for _ in sizes:  # every image has the one size this family knows
+                row += [10] * n + [14]
+                pixels.append(torch.randn(3, side, side, generator=generator))
+            ids.append(row + torch.randint(30, 200, (options.get("text", 8),), generator=generator).tolist())
+        tokens, mask = pad_rows(ids, 0, options.get("padding", "left"))
+        inputs = {"input_ids": tokens, "attention_mask": mask}
+        return inputs | ({"pixel_values": torch.stack(pixels)} if pixels else {})
+
+
+def _side(config: Any) -> int:
+    return config.vision_config.image_size // config.vision_config.patch_size
+
+
+def encoder_layers(core: nn.Module) -> nn.ModuleList:
+    """The blocks of a CLIP or SigLIP tower, wherever this version of transformers keeps them."""
+    tower = core.vision_tower
+    return getattr(tower, "vision_model", tower).encoder.layers
+
+
+def feature_block(core: nn.Module) -> int:
+    """The block whose output is handed to the projector: hidden_states[i] is the output of block i - 1."""
+    layer = core.config.vision_feature_layer
+    layer = layer if isinstance(layer, int) else layer[-1]
+    blocks = core.config.vision_config.num_hidden_layers
+    return (layer if layer >= 0 else blocks + 1 + layer) - 1

@@ -1,0 +1,121 @@
+"""Readings: what a score may learn from an attention module, computed from the rows it needs and no others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import InvalidValue
+from ..ops import attention as op
+from .base import Attention, Reading
+
+Place = Literal["previous", "next"]
+
+
+def _check_place(place: str) -> None:
+    if place not in ("previous", "next"):
+        raise InvalidValue(f"place must be 'previous' or 'next', got {place!r}")
+
+
+@dataclass(frozen=True)
+class LastQuery(Reading):
+    """Attention the last prompt token pays to each token, head mean (FastV, PyramidDrop)."""
+
+    place: Place = "previous"
+
+    def __post_init__(self) -> None:
+        _check_place(self.place)
+
+    def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
+        a = attention
+        return op.rows_attention(a.q, a.k, a.last, a.scale, valid=a.valid)
+
+
+@dataclass(frozen=True)
+class TextRows(Reading):
+    """Attention paid by the text behind the last visual token, mean over those rows and heads (SparseVLM's raters)."""
+
+    place: Place = "previous"
+
+    def __post_init__(self) -> None:
+        _check_place(self.place)
+
+    def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
+        a = attention
+        return op.rows_attention(a.q, a.k, a.text, a.scale, row_valid=a.text_valid, valid=a.valid)
+
+
+@dataclass(frozen=True)
+class Received(Reading):
+    """Attention each token receives from all tokens of the prompt, mean over queries and heads."""
+
+    place: Place = "previous"
+    all_rows = True
+
+    def __post_init__(self) -> None:
+        _check_place(self.place)
+
+    def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
+        a = attention
+        return op.received_attention(a.q, a.k, a.scale, valid=a.valid, causal=True)
+
+
+@dataclass(frozen=True)
+class PageRank(Reading):
+    """AIM's multi-modal PageRank over text and visual tokens (arXiv 2412.03248; released code: 5 rounds, no damping)."""
+
+    temperature: float = 0.1
+    iterations: int = 5
+    damping: float = 0.0
+    place: Place = "previous"
+    all_rows = True
+
+    def __post_init__(self) -> None:
+        _check_place(self.place)
+        if self.temperature <= 0 or self.iterations < 1 or not 0 <= self.damping < 1:
+            raise InvalidValue(
+                "PageRank needs temperature > 0, iterations >= 1 and damping in [0, 1), got "
+                f"{self.temperature}, {self.iterations}, {self.damping}"
+            )
+
+    def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
+        a = attention
+        return op.pagerank(
+            a.q, a.k, a.scale, valid=a.valid, causal=True,
+            temperature=self.temperature, iterations=self.iterations, damping=self.damping,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VisionReceived(Reading):
+    """Attention each patch receives in a vision block, mean over queries and heads; the CLS substitute (HiPrune)."""
+
+    place = "vision"
+
+    def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
+        return op.received_attention(attention.q, attention.k, attention.scale)
+
+
+@dataclass(frozen=True)
+class Cls(Reading):
+    """Attention the CLS token pays to each patch in a vision block, head mean (FasterVLM, VisionZip)."""
+
+    place = "vision"
+    needs_cls = True
+
+    def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
+        first = attention.q.new_zeros(attention.q.shape[0], 1).long()
+        return op.rows_attention(attention.q, attention.k, first, attention.scale, causal=False)
+
+
+@dataclass(frozen=True)
+class Keys(Reading):
+    """Keys of a vision block, averaged over heads: the metric VisionZip merges by."""
+
+    place = "vision"
+
+    def __call__(self, attention: Attention) -> Float[Tensor, "R L d"]:
+        return op.mean_key(attention.k)

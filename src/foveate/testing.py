@@ -1,0 +1,379 @@
+"""The promises every method keeps on every family, importable: `check_method(MyMethod())` says in words what is broken.
+
+Each promise is a function of a `Case` that raises AssertionError; `PROMISES` lists them. They run on small random
+models, on the CPU, in seconds, and need no download.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .engine.run import Run, compress
+from .errors import FoveateError, UnsupportedInput
+from .families import families
+from .families.base import Family
+from .method import Method, TwoStage
+from .ops.schedule import Linear, Schedule
+from .plan import Layer, check_steps
+
+#: sizes of the images of each row, in LLM tokens; families with one fixed size ignore them
+ONE = [[(6, 8)]]
+UNEQUAL = [[(6, 8)], [(4, 5)]]
+SEVERAL = [[(6, 8), (4, 5)], [(5, 5)], []]
+NEW = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on a family."""
+
+    family: Family
+    method: Method
+
+    @property
+    def model(self) -> nn.Module:
+        """A small random model, shared by all cases of the family."""
+        return tiny(self.family)
+
+    def inputs(self, rows: Any = ONE, **options: Any) -> dict[str, Any]:
+        """A prompt batch."""
+        return self.family.tiny_inputs(self.model, rows, **options)
+
+    def keeping(self) -> Method:
+        """The method with positions kept, so that it can be compared with masking."""
+        return with_positions(self.method, "keep")
+
+
+@cache
+def tiny(family: Family) -> nn.Module:
+    """The family's small random model."""
+    return family.tiny(0)
+
+
+def with_positions(method: Method, positions: str) -> Method:
+    """The method under another position policy."""
+    return dataclasses.replace(method, positions=positions)  # type: ignore[type-var]
+
+
+def identity(method: Method) -> Method:
+    """The method set so that it keeps everything: keep = 1, and schedules that remove nothing."""
+    if isinstance(method, TwoStage):
+        return dataclasses.replace(method, merge=identity(method.merge), prune=identity(method.prune))
+    changes: dict[str, Any] = {"keep": 1.0}
+    changes |= {name: Linear(0.0) for name, value in method.settings().items() if isinstance(value, Schedule)}
+    return dataclasses.replace(method, **changes)  # type: ignore[type-var]
+
+
+def generate(model: nn.Module, inputs: dict[str, Any], **options: Any) -> Any:
+    """Greedy answer of NEW tokens with logits and cache."""
+    placeholders = [i for n in ("image_token_id", "video_token_id") if (i := getattr(model.config, n, None)) is not None]
+    defaults = dict(
+        max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, return_dict_in_generate=True, output_logits=True,
+        suppress_tokens=placeholders,
+    )  # fmt: skip
+    with torch.no_grad():
+        return model.generate(**inputs, **defaults | options)
+
+
+def answer(case: Case, inputs: dict[str, Any], method: Method | None = None, **options: Any) -> tuple[Any, Run]:
+    """A compressed answer, and the run."""
+    with compress(case.model, method or case.method) as run:
+        return generate(case.model, inputs, **options), run
+
+
+def text_of(out: Any, inputs: dict[str, Any]) -> Tensor:
+    """The generated ids."""
+    return out.sequences[:, inputs["input_ids"].shape[1] :]
+
+
+# ── the promises ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def keeping_all_is_the_identity(case: Case) -> None:
+    """Kept whole, logits are bit-identical and so are generated ids."""
+    inputs = case.inputs(UNEQUAL)
+    plain = generate(case.model, inputs)
+    same, run = answer(case, inputs, identity(case.method))
+    assert run.trace.plans, "the images were not seen"
+    assert torch.equal(plain.sequences, same.sequences), "generated ids differ with keep=1"
+    assert all(map(torch.equal, plain.logits, same.logits)), "logits are not bit-identical with keep=1"
+
+
+def counts_are_the_planned_ones(case: Case) -> None:
+    """Each layer's cache holds what was planned, kept indices ascend, no token of text is lost."""
+    inputs = case.inputs(ONE)
+    out, run = answer(case, inputs)
+    text = inputs["input_ids"].shape[1] - run.trace.visual_tokens
+    lengths = [layer.keys.shape[2] for layer in out.past_key_values.layers]
+    assert lengths == [n + text + NEW - 1 for n in run.trace.tokens_per_layer], "the caches do not hold what was kept"
+    assert tuple(run.trace.tokens_per_layer) == run.trace.plan.per_layer, "the counts are not the planned ones"
+    assert min(run.trace.tokens_per_layer) < run.trace.visual_tokens, "nothing was removed"
+    for cut in run.trace.cuts:
+        kept = cut.reduction.kept[0]
+        assert (kept.diff() > 0).all(), "kept indices do not ascend"
+        rank = torch.arange(len(kept))
+        assert torch.equal(cut.reduction.source[0, kept], rank), "a survivor does not stand for itself"
+
+
+def a_batch_equals_its_rows(case: Case) -> None:
+    """Left padding, unequal images, several images a row, a row without any: as if each row ran alone."""
+    rows = SEVERAL
+    both, _ = answer(case, case.inputs(rows))
+    for i, row in enumerate(rows):
+        alone_inputs = _only_row(case, rows, i)
+        alone, _ = answer(case, alone_inputs)
+        got = text_of(both, case.inputs(rows))[i]
+        assert torch.equal(got, text_of(alone, alone_inputs)[0]), f"row {i} of the batch answers differently from itself"
+        close = max((a[i] - b[0]).abs().max().item() for a, b in zip(both.logits, alone.logits, strict=True))
+        assert close < 1e-4, f"logits of row {i} differ by {close:.1e} between the batch and the row alone"
+
+
+def beams_equal_beams_of_single_rows(case: Case) -> None:
+    """Beam search works, and a batch of it equals its rows."""
+    rows = UNEQUAL
+    inputs = case.inputs(rows)
+    both, _ = answer(case, inputs, num_beams=3, output_logits=False)
+    for i in range(len(rows)):
+        alone_inputs = _only_row(case, rows, i)
+        alone, _ = answer(case, alone_inputs, num_beams=3, output_logits=False)
+        assert torch.equal(text_of(both, inputs)[i], text_of(alone, alone_inputs)[0]), f"beams of row {i} differ"
+
+
+def removal_equals_masking(case: Case) -> None:
+    """Prefill and decoding give the logits of one teacher-forced forward in which dropped tokens are only hidden."""
+    inputs = case.inputs(UNEQUAL)
+    method = case.keeping()
+    with compress(case.model, method) as run, _door_embeddings(run) as door:
+        out = generate(case.model, inputs)
+    reference = masked_logits(case, run, door, inputs, text_of(out, inputs))
+    got = torch.stack(out.logits, dim=1)
+    close = (got - reference).abs().max().item()
+    assert close < 2e-4, f"logits differ by {close:.1e} from the same tokens hidden by masks"
+
+
+def leaving_restores_the_model(case: Case) -> None:
+    """No hook, name or attribute is left, also after an exception; the context can be entered again."""
+    inputs = case.inputs(ONE)
+    plain = generate(case.model, inputs)
+    before = _state(case.model)
+    for _ in range(2):
+        try:
+            with compress(case.model, case.method):
+                generate(case.model, inputs)
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+        assert _state(case.model) == before, "the model is not as it was"
+    assert torch.equal(generate(case.model, inputs).sequences, plain.sequences)
+
+
+def the_same_again(case: Case) -> None:
+    """Same input, same result; a second prompt in one context does not see the first."""
+    inputs, other = case.inputs(ONE), case.inputs(UNEQUAL, seed=1)
+    with compress(case.model, case.method):
+        first = generate(case.model, inputs)
+        generate(case.model, other)
+        again = generate(case.model, inputs)
+    assert all(map(torch.equal, first.logits, again.logits)), "the second run differs from the first"
+
+
+def without_an_image_nothing_happens(case: Case) -> None:
+    """A prompt without visual tokens runs as if the context were not there."""
+    inputs = case.inputs([[], []])
+    plain = generate(case.model, inputs)
+    same, run = answer(case, inputs)
+    assert all(map(torch.equal, plain.logits, same.logits)), "a prompt without images changed"
+    assert not run.trace.plans and not run.trace.cuts
+
+
+def the_question_changes_only_what_reads_it(case: Case) -> None:
+    """A method that cuts before the language model keeps the same tokens whatever is asked."""
+    shape = case.family.shape(case.model.config)
+    if any(isinstance(s.at, Layer) for s in case.method.steps(shape)):
+        return
+    one, other = case.inputs(ONE, seed=0), case.inputs(ONE, seed=0)
+    other["input_ids"] = other["input_ids"].clone()
+    other["input_ids"][:, -8:] = other["input_ids"][:, -8:].flip(1)
+    (_, a), (_, b) = answer(case, one), answer(case, other)
+    for left, right in zip(a.trace.cuts, b.trace.cuts, strict=True):
+        assert torch.equal(left.reduction.kept, right.reduction.kept), "the selection follows the question"
+
+
+def wrong_use_is_refused(case: Case) -> None:
+    """A static cache is refused with a reason, and the model is left as it was."""
+    generate(case.model, case.inputs(ONE), cache_implementation="static")  # leaves marks of its own on the model
+    before = _state(case.model)
+    try:
+        answer(case, case.inputs(ONE), cache_implementation="static")
+    except UnsupportedInput as error:
+        assert "DynamicCache" in str(error)
+    else:
+        raise AssertionError("a static cache was not refused")
+    assert _state(case.model) == before
+
+
+Promise = Callable[[Case], None]
+PROMISES: tuple[Promise, ...] = (
+    keeping_all_is_the_identity,
+    counts_are_the_planned_ones,
+    a_batch_equals_its_rows,
+    beams_equal_beams_of_single_rows,
+    removal_equals_masking,
+    leaving_restores_the_model,
+    the_same_again,
+    without_an_image_nothing_happens,
+    the_question_changes_only_what_reads_it,
+    wrong_use_is_refused,
+)
+
+
+def check_method(method: Method | type[Method]) -> None:
+    """Run all promises on all families; raises AssertionError that lists, in words, each one that is broken.
+
+    A family the method cannot run on is skipped if it says why (a FoveateError when its steps are checked).
+    """
+    instance = method() if isinstance(method, type) else method
+    broken = []
+    for family in sorted(set(families().values()), key=lambda f: f.title):
+        case = Case(family, instance)
+        shape = family.shape(case.model.config)
+        try:
+            check_steps(instance.steps(shape), shape)
+        except FoveateError:
+            continue
+        for promise in PROMISES:
+            try:
+                promise(case)
+            except Exception as error:
+                broken.append(f"{family.title}: {promise.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
+    assert not broken, "\n".join([f"{type(instance).__name__} breaks {len(broken)} promises:", *broken])
+
+
+# ── the reference: hide instead of remove ────────────────────────────────────────────────────────────────────────
+
+
+def masked_logits(case: Case, run: Run, door: Tensor, inputs: dict[str, Any], generated: Tensor) -> Tensor:
+    """Logits [B, NEW, V] of prompt and answer in one forward on all tokens, with the dropped ones hidden by masks.
+
+    Works from the trace alone: which columns each layer may see follows from the cuts; `door` are the embeddings that
+    entered layer 0, so that merged features are those of the run.
+    """
+    model, family = case.model, case.family
+    core = family.core(model)
+    decoder = family.decoder(core)
+    length = inputs["input_ids"].shape[1]
+    seen = visible_columns(run, inputs, length)
+    valid = torch.cat([inputs["attention_mask"].bool(), generated.new_ones(generated.shape).bool()], 1)
+    full = dict(inputs, input_ids=torch.cat([inputs["input_ids"], generated], 1), attention_mask=valid.long())
+    if "mm_token_type_ids" in full:
+        full["mm_token_type_ids"] = torch.cat([full["mm_token_type_ids"], torch.zeros_like(generated).int()], 1)
+    full["position_ids"] = _positions(model, full)
+    total = valid.shape[1]
+
+    def with_door(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
+        embeds = kwargs["inputs_embeds"].clone()
+        for row, columns in enumerate(seen[0]):
+            stay = columns.nonzero()[:, 0]
+            embeds[row, stay] = door[row, door.shape[1] - len(stay) :]
+        return args, {**kwargs, "inputs_embeds": embeds}
+
+    def with_mask(i: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
+            keys = torch.cat([seen[i], seen[i].new_ones(len(seen[i]), total - length)], 1) & valid
+            causal = torch.ones(total, total, dtype=torch.bool).tril()
+            allowed = (causal & keys[:, None]) | torch.eye(total, dtype=torch.bool)
+            return args, {**kwargs, "attention_mask": allowed[:, None]}
+
+        return hook
+
+    with ExitStack() as undo, torch.no_grad():
+        undo.callback(decoder.register_forward_pre_hook(with_door, with_kwargs=True).remove)
+        for i, layer in enumerate(decoder.layers):
+            undo.callback(layer.register_forward_pre_hook(with_mask(i), with_kwargs=True).remove)
+        logits = model(**full).logits
+    return logits[:, length - 1 : -1]
+
+
+def visible_columns(run: Run, inputs: dict[str, Any], length: int) -> list[Tensor]:
+    """For each layer the prompt columns that it ran on, [B, L], from the trace of the run."""
+    rows = inputs["input_ids"].shape[0]
+    now = torch.ones(rows, length, dtype=torch.bool)
+    alive: dict[tuple, Tensor] = {}
+    layers = []
+    for i in range(run.shape.layers):
+        for cut in run.trace.cuts:
+            if cut.step.at.layer != i:
+                continue
+            before = torch.cat([alive.get((cut.sample, s), torch.tensor(s.columns())) for s in cut.spans])
+            after = before[cut.reduction.kept[0]]
+            now[cut.sample, before] = False
+            now[cut.sample, after] = True
+            for span in cut.spans:
+                own = set(span.columns())
+                alive[cut.sample, span] = torch.tensor([c for c in after.tolist() if c in own], dtype=torch.long)
+        layers.append(now.clone())
+    return layers
+
+
+@contextmanager
+def _door_embeddings(run: Run) -> Iterator[Tensor]:
+    """What enters layer 0 in the prefill; filled when the block is left."""
+    store = torch.empty(0)
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        embeds = kwargs["inputs_embeds"]
+        if embeds.shape[1] > 1 and store.numel() == 0:
+            store.resize_(embeds.shape).copy_(embeds)
+
+    handle = run.decoder.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield store
+    finally:
+        handle.remove()
+
+
+def _positions(model: nn.Module, full: dict[str, Any]) -> Tensor | None:
+    """Position ids of prompt and answer, as `generate` would give them."""
+    core = model.base_model
+    if hasattr(core, "get_rope_index"):
+        names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts", "mm_token_type_ids", "attention_mask")
+        return core.get_rope_index(full["input_ids"], **{n: full[n] for n in names if n in full})[0]
+    return (full["attention_mask"].cumsum(1) - 1).clamp(min=0)
+
+
+def _only_row(case: Case, rows: Any, i: int) -> dict[str, Any]:
+    """Row `i` of the batch as a batch of its own: its unpadded tokens and its own images."""
+    every = case.inputs(rows)
+    mask = every["attention_mask"][i].bool()
+    one = {
+        k: every[k][i : i + 1, mask] for k in ("input_ids", "attention_mask", "mm_token_type_ids") if k in every
+    }
+    first = sum(len(r) for r in rows[:i])
+    mine = slice(first, first + len(rows[i]))
+    if "image_grid_thw" in every and rows[i]:
+        per = every["image_grid_thw"].prod(-1).tolist()
+        one["pixel_values"] = every["pixel_values"].split(per)
+        one["pixel_values"] = torch.cat(one["pixel_values"][mine])
+        one["image_grid_thw"] = every["image_grid_thw"][mine]
+    elif rows[i]:
+        one["pixel_values"] = every["pixel_values"][mine]
+        if "image_sizes" in every:
+            one["image_sizes"] = every["image_sizes"][mine]
+            one["batch_num_images"] = torch.tensor([len(rows[i])])
+    return one
+
+
+def _state(model: nn.Module) -> Any:
+    """Everything a context may touch."""
+    hooks = {n: (len(m._forward_pre_hooks), len(m._forward_hooks)) for n, m in model.named_modules()}
+    names = {n: set(vars(m)) for n, m in model.named_modules()}
+    configs = [m.config._attn_implementation for m in model.modules() if getattr(m, "config", None) is not None]
+    return hooks, names, configs
