@@ -4,9 +4,9 @@
 
 A child process makes q and k, runs `pagerank` on 64 tokens so that libraries are loaded, and reads its resident set
 before the run of interest (/proc/self/statm) and the highest one after it (getrusage): the difference is everything the
-function holds at its worst, its result included, and never too low. The head dim changes the time and the copies of q and k, not the logits: 16 by default, to be quick
-on a CPU; the models have 128. Published: 16 * H * N^2 bytes (float32 logits, a copy, logits / tau, softmax), derived
-from the released code, per layer. The last line is JSON. Linux.
+function holds at its worst, its result included, and never too low. The head dim changes the time and the copies of q
+and k, not the logits: 16 by default, to be quick on a CPU; the models have 128. Published: 16 * H * N^2 bytes (float32
+logits, a copy, logits / tau, softmax), derived from the released code, per layer. The last line is JSON. Linux.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def resident_bytes() -> int:
 
 
 def child(tokens: int, heads: int, kv_heads: int, head_dim: int, chunk: int) -> dict[str, float]:
-    """Runs once in this process; bytes what the peak resident set exceeds the one before by."""
+    """Runs once in this process; measured_bytes: peak resident set less that before."""
     import torch
 
     from foveate.ops.attention import pagerank
@@ -64,14 +64,13 @@ def main() -> None:
     command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     published = 16 * options["heads"] * options["tokens"] ** 2
+    extra, seconds = measured["measured_bytes"], measured["time_s"]
     print(
-        f"pagerank, {options['tokens']} tokens x {options['heads']} heads of {options['head_dim']}, one layer, batch 1"
+        f"pagerank of {options['tokens']} tokens, {options['heads']} heads of {options['head_dim']}, one layer, batch 1"
     )
-    print(
-        f"measured    {measured['measured_bytes'] / 1e6:12.1f} MB, {measured['time_s']} s, one run, {measured['torch_threads']} threads"
-    )
-    print(f"published   {published / 1e6:12.1f} MB, computed: 16 * H * N^2")
-    print(f"ratio       {published / max(1, measured['measured_bytes']):12.0f}")
+    print(f"measured  {extra / 1e6:12.1f} MB  one run of {seconds} s, {measured['torch_threads']} threads")
+    print(f"published {published / 1e6:12.1f} MB  computed: 16 * H * N^2")
+    print(f"ratio     {published / max(1, extra):12.0f}")
     print(json.dumps({**options, **measured, "published_bytes": published, "machine": platform.platform(), "runs": 1}))
 
 

@@ -72,12 +72,16 @@ def main() -> None:
     report(model, inputs, methods, flops, times, options)
 
 
-def report(model: torch.nn.Module, inputs: dict, methods: dict, flops: dict, times: dict, options: argparse.Namespace) -> None:
+def report(
+    model: torch.nn.Module, inputs: dict, methods: dict, flops: dict, times: dict, options: argparse.Namespace
+) -> None:
     """The table, and one JSON object as the last line."""
     median = {name: statistics.median(t) for name, t in times.items()}
     visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters / 1e9:.2f} B random parameters, {visual} visual tokens, keep {options.keep:g}, {torch.get_num_threads()} threads")
+    print(
+        f"{parameters / 1e9:.2f} B random parameters, {visual} visual tokens, keep {options.keep:g}, {torch.get_num_threads()} threads"
+    )
     print(f"{'method':<12}{'GFLOPs':>10}{'FLOPs x':>10}{'time ms':>10}{'spread':>16}{'time x':>8}{'realised':>10}")
     rows = {}
     for name in methods:
@@ -88,7 +92,9 @@ def report(model: torch.nn.Module, inputs: dict, methods: dict, flops: dict, tim
             "time_ratio": faster, "realised": faster / saved,
         }  # fmt: skip
         spread = f"{min(times[name]) * 1e3:.0f}-{max(times[name]) * 1e3:.0f}"
-        print(f"{name:<12}{flops[name] / 1e9:>10.1f}{saved:>10.2f}{median[name] * 1e3:>10.0f}{spread:>16}{faster:>8.2f}{faster / saved:>10.2f}")
+        print(
+            f"{name:<12}{flops[name] / 1e9:>10.1f}{saved:>10.2f}{median[name] * 1e3:>10.0f}{spread:>16}{faster:>8.2f}{faster / saved:>10.2f}"
+        )
     result = {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "runs": options.runs,
         "torch": torch.__version__, "transformers": transformers.__version__, "parameters": parameters,

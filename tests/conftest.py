@@ -7,7 +7,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from jaxtyping import install_import_hook
 
-hook = install_import_hook("foveate", "beartype.beartype")
+hook = install_import_hook("foveate", "typecheck.check")
 
 import pytest
 import torch

@@ -1,8 +1,8 @@
 """foveate compresses the visual tokens of vision-language models, without training, in stock transformers.
 
-    with foveate.compress(model, "aim", keep=0.25) as run:
-        answer = model.generate(**inputs)
-    print(run.trace)
+with foveate.compress(model, "aim", keep=0.25) as run:
+    answer = model.generate(**inputs)
+print(run.trace)
 """
 
 from importlib import import_module

@@ -107,10 +107,14 @@ class TwoStage(Method):
         left = 1.0
         for step in self.merge.steps(model):
             if isinstance(step.at, Layer):
-                raise InvalidValue(f"{self.merge.card.name} cuts at {step.at}: as `merge` give one that cuts before the LLM")
+                raise InvalidValue(
+                    f"{self.merge.card.name} cuts at {step.at}: as `merge` give one that cuts before the LLM"
+                )
             left = step.highest
             yield step
         for step in self.prune.steps(model):
             if not isinstance(step.at, Layer):
-                raise InvalidValue(f"{self.prune.card.name} cuts at {step.at}: as `prune` give one that cuts inside the LLM")
+                raise InvalidValue(
+                    f"{self.prune.card.name} cuts at {step.at}: as `prune` give one that cuts inside the LLM"
+                )
             yield step.scaled(left)

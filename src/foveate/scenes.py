@@ -102,7 +102,9 @@ def make_scene(seed: int, size: tuple[int, int] = (336, 336), split: Split = "te
     if split not in PHOTOS:
         raise ValueError(f"split must be one of {', '.join(PHOTOS)}, not {split!r}")
     rng = random.Random(f"{split}-{seed}")
-    things = tuple(_things(rng, size))
+    things: tuple[Thing, ...] = ()
+    while sum(bool(t.color) for t in things) < 2:
+        things = tuple(_things(rng, size))
     image = _background(rng, size, split, photo)
     for thing in things:
         _draw(image, thing, rng)

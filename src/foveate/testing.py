@@ -74,7 +74,9 @@ def identity(method: Method) -> Method:
 
 def generate(model: nn.Module, inputs: dict[str, Any], **options: Any) -> Any:
     """Greedy answer of NEW tokens with logits and cache."""
-    placeholders = [i for n in ("image_token_id", "video_token_id") if (i := getattr(model.config, n, None)) is not None]
+    placeholders = [
+        i for n in ("image_token_id", "video_token_id") if (i := getattr(model.config, n, None)) is not None
+    ]
     defaults = dict(
         max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, return_dict_in_generate=True, output_logits=True,
         suppress_tokens=placeholders,
@@ -131,7 +133,9 @@ def a_batch_equals_its_rows(case: Case) -> None:
         alone_inputs = _only_row(case, rows, i)
         alone, _ = answer(case, alone_inputs)
         got = text_of(both, case.inputs(rows))[i]
-        assert torch.equal(got, text_of(alone, alone_inputs)[0]), f"row {i} of the batch answers differently from itself"
+        assert torch.equal(got, text_of(alone, alone_inputs)[0]), (
+            f"row {i} of the batch answers differently from itself"
+        )
         close = max((a[i] - b[0]).abs().max().item() for a, b in zip(both.logits, alone.logits, strict=True))
         assert close < 1e-4, f"logits of row {i} differ by {close:.1e} between the batch and the row alone"
 
@@ -353,9 +357,7 @@ def _only_row(case: Case, rows: Any, i: int) -> dict[str, Any]:
     """Row `i` of the batch as a batch of its own: its unpadded tokens and its own images."""
     every = case.inputs(rows)
     mask = every["attention_mask"][i].bool()
-    one = {
-        k: every[k][i : i + 1, mask] for k in ("input_ids", "attention_mask", "mm_token_type_ids") if k in every
-    }
+    one = {k: every[k][i : i + 1, mask] for k in ("input_ids", "attention_mask", "mm_token_type_ids") if k in every}
     first = sum(len(r) for r in rows[:i])
     mine = slice(first, first + len(rows[i]))
     if "image_grid_thw" in every and rows[i]:

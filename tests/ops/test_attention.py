@@ -43,7 +43,7 @@ def padded(n=13):
     return valid
 
 
-@pytest.fixture(params=[2**24, 100], ids=["one block", "many blocks"])
+@pytest.fixture(params=[2**23, 100], ids=["one block", "many blocks"])
 def block(request, monkeypatch):
     monkeypatch.setattr(attention, "BLOCK", request.param)
 

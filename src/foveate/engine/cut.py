@@ -25,13 +25,18 @@ class Columns:
     index: Int[Tensor, "R C"]
     valid: Bool[Tensor, "R C"] | None
     lengths: tuple[int, ...]
-    shift: Int[Tensor, "R"] | None = None  # noqa: F821
+    shift: Int[Tensor, R] | None = None  # noqa: F821
 
     @classmethod
     def full(cls, mask: Tensor | None, rows: int, length: int, device: torch.device) -> Columns:
         """The whole prompt; `mask` is the 2-D attention mask of the prompt, if there is one."""
         index = torch.arange(length, device=device).expand(rows, length)
         return cls(index, None if mask is None else mask.bool(), (length,) * rows)
+
+    def without_last(self, n: int) -> Columns:
+        """All but the last `n` columns, which every row must have."""
+        valid = None if self.valid is None else self.valid[:, :-n]
+        return Columns(self.index[:, :-n], valid, tuple(x - n for x in self.lengths), self.shift)
 
 
 @dataclass(eq=False)
@@ -46,9 +51,9 @@ class Live:
 
     span: Span
     sample: int
-    columns: Int[Tensor, "N"]  # noqa: F821
-    where: Int[Tensor, "N"]  # noqa: F821
-    size: Float[Tensor, "N"]  # noqa: F821
+    columns: Int[Tensor, N]  # noqa: F821
+    where: Int[Tensor, N]  # noqa: F821
+    size: Float[Tensor, N]  # noqa: F821
 
     @property
     def count(self) -> int:
@@ -72,9 +77,9 @@ class Unit:
 
     parts: list[Live]
     sample: int
-    columns: Int[Tensor, "N"] = field(init=False)  # noqa: F821
-    where: Int[Tensor, "N"] = field(init=False)  # noqa: F821
-    size: Float[Tensor, "N"] = field(init=False)  # noqa: F821
+    columns: Int[Tensor, N] = field(init=False)  # noqa: F821
+    where: Int[Tensor, N] = field(init=False)  # noqa: F821
+    size: Float[Tensor, N] = field(init=False)  # noqa: F821
     grids: tuple[Grid, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ..errors import UnsupportedInput
 from ..families.base import Kind, Layout, find_spans
 from ..pieces.base import Adaptive, Attention, Reading
-from ..plan import Layer, Plan, Step, make_plan
-from ..tokens import Grid, Reduction, VisualTokens
+from ..plan import Layer, Step, make_plan
+from ..tokens import Reduction, Span, VisualTokens
 from .cut import Columns, Unit, close_gaps, joined, take, units_of
 from .trace import Cut
 
@@ -35,12 +35,23 @@ class Prompt:
     """A prefill with visual tokens, and afterwards what its cache holds.
 
     Rows are what the decoder sees; samples are prompts. Beams and return sequences make `copies` equal rows of each
-    sample: decisions are made once per sample.
+    sample: decisions are made once per sample. The last `answer` columns are no prompt and have no say in them.
     """
 
-    def __init__(self, run: Run, spans: list, tails: list[int], copies: int, pending: dict[Kind, Encoded], kwargs: dict) -> None:
+    def __init__(
+        self,
+        run: Run,
+        ids: list[list[int]],
+        spans: list[list[Span]],
+        answer: int,
+        pending: dict[Kind, Encoded],
+        kwargs: dict,
+    ) -> None:
         embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
-        self.run, self.tails, self.copies, self.pending = run, tails, copies, pending
+        self.run, self.answer, self.pending = run, answer, pending
+        self.copies = len(ids) // len(spans)
+        visual = set(run.family.image_token_ids(run.core.config).values())
+        self.tails = [_behind_last(visual, row) - answer for row in ids[:: self.copies]]
         self.rows, self.length = embeds.shape[:2]
         self.device = embeds.device
         self.spans = spans
@@ -60,7 +71,9 @@ class Prompt:
     # ── at the door ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @classmethod
-    def begin(cls, run: Run, ids: Tensor | None, pending: dict[Kind, Encoded], kwargs: dict[str, Any]) -> Prompt | None:
+    def begin(
+        cls, run: Run, ids: Tensor | None, answer: int, pending: dict[Kind, Encoded], kwargs: dict[str, Any]
+    ) -> Prompt | None:
         """The prompt that enters the language model, or None if it has no visual tokens.
 
         Raises UnsupportedInput for what cannot be compressed correctly.
@@ -84,9 +97,7 @@ class Prompt:
             copies = there // encoded if there else copies
         layouts = {kind: e.layouts for kind, e in pending.items()}
         spans = find_spans(rows[::copies], tokens, layouts)
-        ends = set(tokens.values())
-        tails = [next((i for i, t in enumerate(reversed(row)) if t in ends), len(row)) for row in rows[::copies]]
-        return cls(run, spans, tails, copies, pending, kwargs)
+        return cls(run, rows, spans, answer, pending, kwargs)
 
     def enter(self, kwargs: dict[str, Any]) -> bool:
         """Cut before layer 0; tells whether the arguments of the language model were changed."""
@@ -105,7 +116,9 @@ class Prompt:
             kwargs["cache_position"] = torch.arange(cut.shape[1], device=self.device)
         # an explicit mask, or gaps in the positions would be taken for packed sequences
         valid = self.columns.valid
-        kwargs["attention_mask"] = torch.ones(cut.shape[:2], dtype=torch.long, device=self.device) if valid is None else valid.long()
+        kwargs["attention_mask"] = (
+            torch.ones(cut.shape[:2], dtype=torch.long, device=self.device) if valid is None else valid.long()
+        )
         return True
 
     # ── at a layer ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -144,10 +157,15 @@ class Prompt:
             bytes_per_token = 2 * shape.kv_heads * shape.head_dim * self.run.decoder.dtype.itemsize
             self.run.trace.kv_bytes = sum(c.index.numel() for c in self.layers) * bytes_per_token
         self.units, self.signals, self.embeddings, self.mask = [], {}, None, None
+        if self.answer:  # a cache may be cropped back to the prompt, so the answer counts as what follows it
+            self.layers = [c.without_last(self.answer) for c in self.layers]
+            self.length -= self.answer
+            self.next_position = self.next_position - self.answer
 
     def _attention(self, q: Tensor, k: Tensor, scale: float) -> Attention:
-        samples, columns = q.shape[0], k.shape[2]
-        valid = None if self.columns.valid is None else self.columns.valid[:: self.copies]
+        samples, columns = q.shape[0], k.shape[2] - self.answer
+        q, k = q[:, :, :columns], k[:, :, :columns]
+        valid = None if self.columns.valid is None else self.columns.valid[:: self.copies, :columns]
         here = torch.arange(columns, device=self.device)
         if valid is None:
             last = here[-1:].expand(samples, 1)
@@ -200,7 +218,7 @@ class Prompt:
             return
         samples = hidden[:: self.copies]
         cos, sin = (p.expand(self.rows, -1, -1)[:: self.copies] for p in self.embeddings)
-        tail = None if any(r.all_rows for r in readings) else max(self.tails)
+        tail = None if any(r.all_rows for r in readings) else max(self.tails) + self.answer
         q, k = self.run.family.query_and_key(layer, samples, (cos, sin), tail)
         seen = self._attention(q, k, self.run.family.scale(layer))
         for reading in readings:
@@ -294,11 +312,15 @@ class Prompt:
             self.mask = causal_mask(self.run, hidden, now.valid)
         self.columns = now
 
+    def full_length(self, cache: Any) -> int:
+        """Tokens of the prompt and of what followed it, as if nothing had been removed."""
+        return self.length + cache.get_seq_length(0) - self.layers[0].index.shape[1]
+
     # ── afterwards ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def positions_from(self, cache: Any, new: int) -> Int[Tensor, "..."]:
+    def positions_from(self, cache: Any, new: int) -> Int[Tensor, ...]:
         """Positions of the next `new` tokens in the full prompt's count."""
-        past = cache.get_seq_length() - self.layers[0].index.shape[1]
+        past = cache.get_seq_length(0) - self.layers[0].index.shape[1]
         here = self.next_position[:, None] + past + torch.arange(new, device=self.device)
         return here.expand(3, -1, -1) if self.run.shape.mrope else here
 
@@ -327,7 +349,7 @@ class Turn:
         self.masks: dict[int, Tensor | None] = {}
         embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
         door = prompt.layers[0]
-        past = self.cache.get_seq_length() - door.index.shape[1]
+        past = self.cache.get_seq_length(0) - door.index.shape[1]
         width = prompt.length + past + embeds.shape[1]
         if embeds.shape[0] != prompt.rows or past < 0:
             raise UnsupportedInput(
@@ -335,7 +357,9 @@ class Turn:
                 "be reordered across prompts or cut into the prompt while a context is open"
             )
         if mask is not None and tuple(mask.shape) != (prompt.rows, width):
-            raise UnsupportedInput(f"attention_mask must have shape {(prompt.rows, width)} here, got {tuple(mask.shape)}")
+            raise UnsupportedInput(
+                f"attention_mask must have shape {(prompt.rows, width)} here, got {tuple(mask.shape)}"
+            )
         self.new = None if mask is None else mask[:, prompt.length :].bool()
         self.added = past + embeds.shape[1]
         self.position = kwargs.get("position_ids")
@@ -368,7 +392,9 @@ class Turn:
         return torch.cat([old, new], dim=1)
 
 
-def causal_mask(run: Run, hidden: Tensor, valid: Tensor | None, cache: Any = None, layer: int | None = None) -> Tensor | None:
+def causal_mask(
+    run: Run, hidden: Tensor, valid: Tensor | None, cache: Any = None, layer: int | None = None
+) -> Tensor | None:
     """The mask that the model's own attention implementation wants for these columns."""
     from transformers.masking_utils import create_causal_mask
 
@@ -410,6 +436,11 @@ def _frames(tokens: VisualTokens, t: int) -> VisualTokens:
     )
 
 
+def _behind_last(visual: set[int], row: list[int]) -> int:
+    """How many tokens stand behind the last visual one."""
+    return next((i for i, token in enumerate(reversed(row)) if token in visual), len(row))
+
+
 def _positions(given: Tensor | None, rows: int, length: int, device: torch.device) -> Tensor:
     if given is None:
         return torch.arange(length, device=device).expand(rows, length)
@@ -433,12 +464,13 @@ def _refuse_foreign(kwargs: dict[str, Any]) -> None:
     """A cache this context did not fill must be an uncompressed one."""
     cache, mask = kwargs["past_key_values"], kwargs.get("attention_mask")
     lengths = {cache.get_seq_length(i) for i in range(len(cache))}
-    width = cache.get_seq_length() + kwargs["inputs_embeds"].shape[1]
-    if len(lengths) > 1 or (mask is not None and getattr(mask, "ndim", 0) == 2 and mask.shape[1] != width):
+    width = cache.get_seq_length(0) + kwargs["inputs_embeds"].shape[1]
+    if (
+        len(lengths) > 1
+        or "get_seq_length" in vars(cache)
+        or (mask is not None and getattr(mask, "ndim", 0) == 2 and mask.shape[1] != width)
+    ):
         raise UnsupportedInput(
             "this cache was filled by another compression context (or is a copy of one); continue it in the context "
             "that filled it, with the same cache object"
         )
-
-
-__all__ = ["Encoded", "Grid", "Plan", "Prompt", "Turn"]

@@ -31,7 +31,9 @@ _open: weakref.WeakKeyDictionary[nn.Module, Run] = weakref.WeakKeyDictionary()
 
 
 @contextmanager
-def compress(model: nn.Module, method: str | Method, *, synchronize: bool = False, **overrides: object) -> Iterator[Run]:
+def compress(
+    model: nn.Module, method: str | Method, *, synchronize: bool = False, **overrides: object
+) -> Iterator[Run]:
     """Compress the visual tokens of every prompt that `model` runs inside this context.
 
     `method` is a name from `foveate.all_methods()` or a Method; `overrides` replace its settings. `synchronize` waits for
@@ -65,7 +67,7 @@ class Run:
 
     def __init__(self, model: nn.Module, method: Method, family: Family, synchronize: bool) -> None:
         self.method, self.family = method, family
-        self.core = family.core(model)
+        self.model, self.core = model, family.core(model)
         self.decoder = family.decoder(self.core)
         self.shape: ModelShape = family.shape(model.config)
         self.steps = _with_positions(check_steps(method.steps(self.shape), self.shape), method, self.shape)
@@ -80,14 +82,19 @@ class Run:
             self._undo = undo.pop_all()
 
     def detach(self) -> None:
-        """Restore the model."""
+        """Restore the model; caches that were filled meanwhile can no longer be continued."""
         self._undo.close()
+        for cache in list(self.prompts):
+            del cache.get_seq_length
+        self.prompts.clear()
 
     def _attach(self, undo: ExitStack) -> None:
         _open[self.core] = self
         undo.callback(_open.pop, self.core, None)
         for kind in self.family.image_token_ids(self.core.config):
             self._door(f"get_{kind}_features", kind, undo)
+        if self.model is not self.core:
+            self._hook(self.model, self._on_model, undo)
         self._hook(self.core, self._on_core, undo)
         self._hook(self.decoder, self._on_decoder, undo)
         undo.callback(self.decoder.register_forward_hook(self._after_decoder).remove)
@@ -150,6 +157,12 @@ class Run:
                 value = reading(Attention(part_q, part_k, scale))
                 store.setdefault((block, reading), []).append(value if value.ndim == 3 else value[..., None])
 
+    def _on_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        # whoever asks for the logits of the last n tokens has put n - 1 tokens of answer behind the prompt: the
+        # candidates of assisted decoding, or a forced answer; they must not take part in the selection
+        wanted = kwargs.get("logits_to_keep", 0)
+        self.thread.answer = max(0, wanted - 1) if isinstance(wanted, int) else 0
+
     def _on_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         self.thread.ids = ids
@@ -171,7 +184,7 @@ class Run:
             return args, kwargs
         self.thread.start = self.stopwatch.now(kwargs["inputs_embeds"].device)
         self.trace = Trace(vision_ms=sum((e.took_ms for e in pending.values()), 0.0))
-        prompt = Prompt.begin(self, self.thread.ids, pending, kwargs)
+        prompt = Prompt.begin(self, self.thread.ids, getattr(self.thread, "answer", 0), pending, kwargs)
         if prompt is None:
             return None
         self.thread.prompt = prompt
@@ -201,10 +214,24 @@ class Run:
         if prompt is None:
             return
         cache = getattr(output, "past_key_values", None)
-        if cache is not None:
-            self.prompts[cache] = prompt
         prompt.finish(cache)
+        if cache is not None:
+            self._remember(cache, prompt)
         self.trace.prefill_ms = self.stopwatch.since(self.thread.start, self.thread_device)
+
+    def _remember(self, cache: Any, prompt: Prompt) -> None:
+        """Continue this prompt whenever its cache comes back.
+
+        `generate` asks a cache for its length, without naming a layer, to know which tokens of the conversation are
+        new: layer 0 may hold fewer than the prompt had. Masks ask with a layer's number and get the truth.
+        """
+        known, by_layer = weakref.ref(cache), type(cache).get_seq_length
+
+        def get_seq_length(layer_idx: int | None = None) -> int:
+            return prompt.full_length(known()) if layer_idx is None else by_layer(known(), layer_idx)
+
+        self.prompts[cache] = prompt
+        cache.get_seq_length = get_seq_length
 
     @property
     def thread_device(self) -> torch.device:

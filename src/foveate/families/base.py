@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -84,7 +85,9 @@ class Family(ABC):
         """A small random model of this family for tests, in eval mode; `text` overrides its language model's config."""
 
     @abstractmethod
-    def tiny_inputs(self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any) -> dict[str, Any]:
+    def tiny_inputs(
+        self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any
+    ) -> dict[str, Any]:
         """Inputs for `tiny`: for each row the sizes of its images in tokens, (h, w) or (t, h, w) for a video.
 
         Rows of different length are padded on the left; `padding="right"` pads on the right, `text` is the number of
@@ -170,6 +173,14 @@ def find_spans(
                 spans += [Span(start + v.offset, v.grid, kind, v.stride) for v in layout.views]
         rows.append(sorted(spans, key=lambda s: s.start))
     return rows
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from this seed inside, and leave the generator as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: str) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..plan import ModelShape
 from ..tokens import Grid
-from .base import Family, Kind, Layout, pad_rows, text_shape
+from .base import Family, Kind, Layout, pad_rows, seeded, text_shape
 
 
 class Llava(Family):
@@ -48,16 +48,23 @@ class Llava(Family):
             vocab_size=200, initializer_range=0.15, bos_token_id=1, eos_token_id=2, pad_token_id=0,
         )  # fmt: skip
         vision_config = dict(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            image_size=56,
+            patch_size=14,
         )
-        torch.manual_seed(seed)
         config = LlavaConfig(
             text_config=LlamaConfig(**text_config | text), vision_config=CLIPVisionConfig(**vision_config),
             image_token_index=10, image_token_id=10,
         )  # fmt: skip
-        return LlavaForConditionalGeneration(config).eval()
+        with seeded(seed):
+            return LlavaForConditionalGeneration(config).eval()
 
-    def tiny_inputs(self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any) -> dict[str, Any]:
+    def tiny_inputs(
+        self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any
+    ) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(options.get("seed", 0))
         side, pixels = model.config.vision_config.image_size, []
         n, ids = _side(model.config) ** 2, []

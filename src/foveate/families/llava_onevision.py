@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..plan import ModelShape
 from ..tokens import Grid
-from .base import Family, Kind, Layout, View, pad_rows, text_shape
+from .base import Family, Kind, Layout, View, pad_rows, seeded, text_shape
 from .llava import encoder_layers, feature_block
 
 
@@ -77,15 +77,17 @@ class LlavaOnevision(Family):
             hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, image_size=70,
             patch_size=14, vision_use_head=False,
         )  # fmt: skip
-        torch.manual_seed(seed)
         config = LlavaOnevisionConfig(
             text_config=Qwen2Config(**text_config | text), vision_config=SiglipVisionConfig(**vision_config),
             image_token_index=10, video_token_index=11, image_token_id=10, video_token_id=11,
             image_grid_pinpoints=[[70, 70], [70, 140], [140, 70], [140, 140]],
         )  # fmt: skip
-        return LlavaOnevisionForConditionalGeneration(config).eval()
+        with seeded(seed):
+            return LlavaOnevisionForConditionalGeneration(config).eval()
 
-    def tiny_inputs(self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any) -> dict[str, Any]:
+    def tiny_inputs(
+        self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any
+    ) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(options.get("seed", 0))
         core, side = self.core(model), model.config.vision_config.image_size
         ids, tiles, sizes, videos, per_row = [], [], [], [], []

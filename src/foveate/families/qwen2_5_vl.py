@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..plan import ModelShape
 from ..tokens import Grid
-from .base import Family, Kind, Layout, pad_rows, text_shape
+from .base import Family, Kind, Layout, pad_rows, seeded, text_shape
 
 
 class Qwen25VL(Family):
@@ -38,7 +38,10 @@ class Qwen25VL(Family):
         patches = torch.cat([p.flatten(0, 1) for p in per_patch])
         per_token = patches.view(-1, vision.spatial_merge_unit, patches.shape[-1]).mean(1)
         order, _ = get_vision_window_index(
-            thw, spatial_merge_size=vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
+            thw,
+            spatial_merge_size=vision.spatial_merge_size,
+            window_size=vision.window_size,
+            patch_size=vision.patch_size,
         )
         raster = per_token[torch.argsort(torch.as_tensor(order, device=per_token.device))]
         return list(raster.split([n // vision.spatial_merge_unit for n in thw.prod(-1).tolist()]))
@@ -61,14 +64,16 @@ class Qwen25VL(Family):
             depth=4, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64, window_size=56,
             fullatt_block_indexes=[1, 3],
         )  # fmt: skip
-        torch.manual_seed(seed)
         config = Qwen2_5_VLConfig(
             text_config=text_config | text, vision_config=vision_config,
             image_token_id=10, video_token_id=11, vision_start_token_id=12, vision_end_token_id=13,
         )  # fmt: skip
-        return Qwen2_5_VLForConditionalGeneration(config).eval()
+        with seeded(seed):
+            return Qwen2_5_VLForConditionalGeneration(config).eval()
 
-    def tiny_inputs(self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any) -> dict[str, Any]:
+    def tiny_inputs(
+        self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any
+    ) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(options.get("seed", 0))
         vision = model.config.vision_config
         unit, width = vision.spatial_merge_size**2, 3 * vision.temporal_patch_size * vision.patch_size**2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..method import Card, Method
 from ..pieces import Adaptive, EvenGrid, GridCells, WindowMean
 from ..pieces import Random as RandomScore
-from ..plan import Positions, ModelShape, Projector, Step
+from ..plan import ModelShape, Positions, Projector, Step
 
 
 @dataclass(frozen=True)

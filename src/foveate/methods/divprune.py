@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..method import Card, Method
 from ..pieces import Adaptive, MaxMin
-from ..plan import Positions, ModelShape, Projector, Step
+from ..plan import ModelShape, Positions, Projector, Step
 
 
 @dataclass(frozen=True)

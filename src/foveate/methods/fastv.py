@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..method import Card, Method
 from ..pieces import Adaptive, Read, Score
-from ..plan import Positions, Layer, ModelShape, Step
+from ..plan import Layer, ModelShape, Positions, Step
 
 
 @dataclass(frozen=True)

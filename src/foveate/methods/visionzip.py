@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..method import Card, Method
 from ..pieces import Adaptive, Cls, ContextualMean, DominantContextual, Read, VisionReceived
-from ..plan import Positions, ModelShape, Step, Vision
+from ..plan import ModelShape, Positions, Step, Vision
 
 
 @dataclass(frozen=True)

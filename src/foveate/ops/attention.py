@@ -3,7 +3,7 @@
 All take q [B, H, Q, d] and k [B, Hk, L, d] where Hk divides H (grouped-query attention: the query heads that share a
 key head are stacked as rows, so keys are never repeated), and return float32 whatever the dtype. `scale` multiplies the
 logits. `valid` marks the real columns of a padded row: the others get no attention. A row of which every key is masked
-contributes zeros, never NaN. Softmax runs in blocks of heads of about 64 MB, so memory grows with chunk x L.
+contributes zeros, never NaN. Softmax runs in blocks of heads of about 32 MB, so memory grows with chunk x L.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 
-BLOCK = 2**24
-"""Logits computed at a time where one head of one chunk allows it: 64 MB in float32."""
+BLOCK = 2**23
+"""Logits computed at a time where one head of one chunk allows it: 32 MB in float32."""
 
 
 def rows_attention(
@@ -53,6 +53,7 @@ def rows_attention(
                 logits.masked_fill_(future[:, None], -torch.inf)
             p = _softmax_(_mask_(logits, valid)).mul_(weight[:, None, start : start + chunk, None])
             paid[:, heads] += p.sum(2)
+            del logits, p  # before the next block exists
     return paid.mean(1)
 
 
@@ -103,6 +104,7 @@ def received_attention(
             stop = min(start + chunk, n)
             p = _chunk_attention(qq[:, :, start:stop].float() * scale, kk, start, valid, causal)
             received[:, heads, : p.shape[-1]] += p.mul_(weight[:, None, start:stop, None]).sum(2)
+            del p  # before the next block exists
     return received.mean(1)
 
 
@@ -132,7 +134,7 @@ def pagerank(
     Under `causal` mass only moves to earlier columns, so that the chunks can be walked once, from the last to the
     first, with all iterations at each: logits are computed once, and the columns after a chunk never. Otherwise each
     iteration is one pass. Cost: L x L x H x d (half of it under causal; times `iterations` without); memory: one block
-    of about 64 MB, or B x chunk x L where that is more. The released code takes 16 x H x N^2 bytes.
+    of about 32 MB, or B x chunk x L where that is more. The released code takes 16 x H x N^2 bytes.
 
     Raises InvalidValue for temperature <= 0, iterations < 1, damping outside [0, 1), chunk < 1 or Hk not dividing H.
     Source: AIM (arXiv 2412.03248) as released; its paper prints neither the temperature nor the head aggregation.
@@ -198,6 +200,7 @@ def _walk_once(
             s[:, :, t + 1, start:stop] += (s[:, :, t, None, start:stop] @ m[..., start:])[:, :, 0]
         if start:
             s[:, :, 1:, :start] += s[:, :, :-1, start:stop] @ m[..., :start]
+        del m  # before the next block exists
     return s[:, :, -1]
 
 
@@ -220,6 +223,7 @@ def _walk_again(
             stop = min(start + chunk, n)
             m = _chunk_attention(q[:, :, start:stop].float() * scale, k, start, valid, False)
             after += (1 - damping) * (s[:, :, None, start:stop] @ m)[:, :, 0]
+            del m  # before the next block exists
         s = after
     return s
 

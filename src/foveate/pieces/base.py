@@ -104,7 +104,7 @@ class Measure(ABC):
     """One number per image from its tokens, 0 to 1; an adaptive budget follows it."""
 
     @abstractmethod
-    def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B"]:  # noqa: F821
+    def __call__(self, tokens: VisualTokens) -> Float[Tensor, B]:  # noqa: F821
         """The measure."""
 
 
