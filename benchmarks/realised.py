@@ -1,4 +1,4 @@
-"""Is the speed-up on paper the speed-up on the clock? (prefill time without / with) / (FLOPs without / with), per method.
+"""Is the speed-up on paper the speed-up on the clock? (time without / with) / (FLOPs without / with), per method.
 
 A random Qwen2.5-VL of 0.3 B parameters answers a prompt of 1,024 visual tokens with one token; methods and baseline
 run interleaved, after a warm-up, and medians are compared. Time is that of `generate`, images encoded and the method's
@@ -33,7 +33,8 @@ def model_and_inputs(tokens: int) -> tuple[torch.nn.Module, dict]:
     family = Qwen25VL()
     model = family.tiny(
         0, hidden_size=1024, intermediate_size=4096, num_hidden_layers=20, num_attention_heads=16,
-        num_key_value_heads=4, rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6},
+        num_key_value_heads=4,
+        rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6},
     )  # fmt: skip
     side = round(tokens**0.5)
     return model, family.tiny_inputs(model, [[(side, tokens // side)]], text=40)
@@ -80,7 +81,8 @@ def report(
     visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
     parameters = sum(p.numel() for p in model.parameters())
     print(
-        f"{parameters / 1e9:.2f} B random parameters, {visual} visual tokens, keep {options.keep:g}, {torch.get_num_threads()} threads"
+        f"{parameters / 1e9:.2f} B random parameters, {visual} visual tokens, keep {options.keep:g}, "
+        f"{torch.get_num_threads()} threads"
     )
     print(f"{'method':<12}{'GFLOPs':>10}{'FLOPs x':>10}{'time ms':>10}{'spread':>16}{'time x':>8}{'realised':>10}")
     rows = {}
@@ -93,7 +95,8 @@ def report(
         }  # fmt: skip
         spread = f"{min(times[name]) * 1e3:.0f}-{max(times[name]) * 1e3:.0f}"
         print(
-            f"{name:<12}{flops[name] / 1e9:>10.1f}{saved:>10.2f}{median[name] * 1e3:>10.0f}{spread:>16}{faster:>8.2f}{faster / saved:>10.2f}"
+            f"{name:<12}{flops[name] / 1e9:>10.1f}{saved:>10.2f}{median[name] * 1e3:>10.0f}{spread:>16}"
+            f"{faster:>8.2f}{faster / saved:>10.2f}"
         )
     result = {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "runs": options.runs,

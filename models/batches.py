@@ -13,11 +13,11 @@ from functools import cache
 
 import numpy as np
 import torch
+from build import MEAN, STD
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from build import MEAN, STD
 from foveate import scenes
 
 CELL = 28
@@ -68,7 +68,9 @@ def make_batch(
         torch.from_numpy(
             np.stack(
                 [
-                    np.pad(row[i], [(0, 0)] * (row[i].ndim - 1) + [(0, length - row[i].shape[-1])], constant_values=fill)
+                    np.pad(
+                        row[i], [(0, 0)] * (row[i].ndim - 1) + [(0, length - row[i].shape[-1])], constant_values=fill
+                    )
                     for row in rows
                 ]
             )
@@ -111,7 +113,11 @@ def _pack(
         pieces.append(np.tile(np.arange(after, after + size), (3, 1)))
         segment += [number] * size
         target += [IGNORE] * (len(prompt) - 1) + [*answer, IGNORE]
-        weight += [0.0] * (len(prompt) - 1) + [weights.get(question.kind, 1.0)] * (len(answer) - 1) + [0.5 * weights.get(question.kind, 1.0), 0.0]
+        weight += (
+            [0.0] * (len(prompt) - 1)
+            + [weights.get(question.kind, 1.0)] * (len(answer) - 1)
+            + [0.5 * weights.get(question.kind, 1.0), 0.0]
+        )
     return (
         np.array(ids),
         np.concatenate(pieces, 1),
@@ -124,7 +130,9 @@ def _pack(
 @cache
 def _places(rows: int, cols: int) -> np.ndarray:
     size = (cols * CELL, rows * CELL)
-    return np.array([scenes.place_of((c + 0.5) * CELL, (r + 0.5) * CELL, size) for r in range(rows) for c in range(cols)])
+    return np.array(
+        [scenes.place_of((c + 0.5) * CELL, (r + 0.5) * CELL, size) for r in range(rows) for c in range(cols)]
+    )
 
 
 def token_labels(scene: scenes.Scene) -> np.ndarray:

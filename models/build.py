@@ -156,6 +156,7 @@ def save_processor(tokenizer: Qwen2Tokenizer, out: Path) -> None:
         video_processor_type="Qwen2VLVideoProcessor",
         size={"shortest_edge": 112 * 112, "longest_edge": 8 * 336 * 336},
         do_sample_frames=False,
+        cap_pixels_per_frame=False,
     )
     name = {"processor_class": "Qwen2_5_VLProcessor"}
     for file, content in (
@@ -165,3 +166,56 @@ def save_processor(tokenizer: Qwen2Tokenizer, out: Path) -> None:
     ):
         (out / file).write_text(json.dumps(content, indent=2) + "\n")
     (out / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+
+
+def write_card(out: Path, facts: dict[str, object], accuracy: dict[str, float], guess: dict[str, float]) -> None:
+    """Write the model card: what the checkpoint is, how it was made and how well it answers."""
+    rows = "\n".join(f"| {kind} | {100 * guess[kind]:.0f} % | {100 * accuracy[kind]:.1f} % |" for kind in accuracy)
+    made = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    (out / "README.md").write_text(CARD.format(rows=rows, made=made))
+
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+
+# tiny-qwen2.5-vl
+
+A vision-language model of the Qwen2.5-VL architecture, small enough to travel inside a Python package and good enough
+to lose something when its visual tokens are thrown away. It was trained from nothing, on a CPU, on scenes that
+`foveate.scenes` draws: coloured shapes and printed signs of one to nine visual tokens on plain, shaded, noisy or
+photographed backgrounds. It knows nothing else, and has seen single images only, no video.
+
+```python
+from transformers import AutoModelForImageTextToText
+model = AutoModelForImageTextToText.from_pretrained("src/foveate/assets/tiny-qwen2.5-vl")
+```
+
+## Accuracy
+
+Exact match on `evaluation_set(504)`: 336 x 336 pixels, 144 visual tokens, held-out scenes and photographs. "Guess" is
+what the most frequent answer of each kind would score.
+
+| kind | guess | accuracy |
+|---|---|---|
+{rows}
+
+## How it was made
+
+`python models/train.py` draws the data, so the seed stands for it.
+
+| | |
+|---|---|
+{made}
+
+First the vision tower learns what lies under each visual token (shape, colour, character, centre); then it rests while
+the language model learns to answer; then both go on together, more and more at full size. Muon for the matrices,
+AdamW for the rest.
+
+## Licence
+
+Weights and data generator: Apache-2.0. The photographs behind some scenes are CC0 or public domain
+(`src/foveate/assets/photos/LICENSE.txt`).
+"""

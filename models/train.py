@@ -14,24 +14,27 @@ import os
 import platform
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import batches
+import build
 import torch
+import transformers
+from batches import IGNORE, VISION_HEADS, Batch, Encoder, make_batch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-import batches
-import build
-from batches import IGNORE, VISION_HEADS, Batch, Encoder, make_batch
 from foveate import scenes
 
 MIDDLE = 3
 """After so many LLM layers each visual token is asked for its place, early in the training."""
+JUDGED = 504
+"""Samples of the final evaluation: seventy-two a kind."""
 
 
 @dataclass
@@ -85,7 +88,8 @@ class Muon:
     def step(self, lr: float, decay: float = 0.01, momentum: float = 0.95) -> None:
         updates = [torch.zeros_like(p) for p in self.parameters]
         turn = 0
-        for shape, members in self.same_shape.items():
+        for shape, everyone in self.same_shape.items():
+            members = [i for i in everyone if self.parameters[i].grad is not None]
             for i in members:
                 self.momentum[i].mul_(momentum).add_(self.parameters[i].grad)
             mine = [i for n, i in enumerate(members, turn) if n % self.world == self.rank]
@@ -97,8 +101,13 @@ class Muon:
         if self.world > 1:
             flat = torch.cat([u.flatten() for u in updates])
             dist.all_reduce(flat)
-            updates = [part.view_as(p) for part, p in zip(flat.split([p.numel() for p in self.parameters]), self.parameters, strict=True)]
+            updates = [
+                part.view_as(p)
+                for part, p in zip(flat.split([p.numel() for p in self.parameters]), self.parameters, strict=True)
+            ]
         for p, update in zip(self.parameters, updates, strict=True):
+            if p.grad is None:
+                continue
             p.mul_(1 - lr * decay).sub_(update, alpha=lr)
 
 
@@ -128,13 +137,15 @@ class Run:
         self.probes = Probes(config.text_config.hidden_size)
         self.named = dict([*self.model.named_parameters(), *self.probes.named_parameters()])
         matrix = [
-            n for n, p in self.named.items() if p.ndim == 2 and "embed" not in n and not n.startswith(("vision", "place"))
+            n
+            for n, p in self.named.items()
+            if p.ndim == 2 and "embed" not in n and not n.startswith(("vision", "place"))
         ]
         self.muon = Muon([self.named[n] for n in matrix], rank, world)
         rest = [p for n, p in self.named.items() if n not in matrix]
         self.adam = torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
         self.progress = Progress()
-        self.weights = {kind: 1.0 for kind in scenes.KINDS}
+        self.weights = dict.fromkeys(scenes.KINDS, 1.0)
         self.recent: dict[str, float] = {}
         self.saved = 0.0
         if options.resume:
@@ -146,6 +157,10 @@ class Run:
 
     def only_vision(self) -> bool:
         return self.progress.seconds < self.options.vision * self.total()
+
+    def frozen(self) -> bool:
+        """Say whether the vision tower rests while the language model learns to use what it already sees."""
+        return not self.only_vision() and self.progress.seconds < self.options.frozen * self.total()
 
     def rate(self) -> float:
         """Return the learning rate's factor: a warm-up for each phase, then flat, then down to nothing."""
@@ -195,8 +210,9 @@ class Run:
         return scenes.Question(q.kind, text.rstrip("?") if rng.random() < 0.05 else text, q.answer, q.boxes)
 
     def loss(self, batch: Batch) -> Tensor:
-        visual = batches.see(self.model, batch.pixels)
-        dense = vision_loss(self.probes.vision(visual), batch.labels)
+        with torch.set_grad_enabled(not self.frozen()):
+            visual = batches.see(self.model, batch.pixels)
+            dense = vision_loss(self.probes.vision(visual), batch.labels)
         self.note(vision=dense.item())
         if self.only_vision():
             return dense
@@ -217,8 +233,8 @@ class Run:
     def step(self, started: float) -> None:
         batch = self.batch()
         self.loss(batch).backward()
-        parameters = list(self.named.values())
-        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+        parameters = [p for p in self.named.values() if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in parameters])
         clock = torch.tensor([time.monotonic() - started])
         if self.world > 1:
             flat = torch.cat([flat, clock])
@@ -254,8 +270,10 @@ class Run:
             if p.seconds - self.saved > 120:
                 self.save()
                 self.saved = p.seconds
-        accuracy = self.evaluate(504)
-        self.save(accuracy)
+        accuracy = self.evaluate(JUDGED)
+        self.save()
+        if self.rank == 0:
+            build.write_card(self.out, self.facts(), accuracy, guesses(JUDGED))
 
     # -------------------------------------------------------------------------------------------- judging
     @torch.no_grad()
@@ -292,7 +310,22 @@ class Run:
                 file.write(line + "\n")
 
     # -------------------------------------------------------------------------------------------- files
-    def save(self, accuracy: dict[str, float] | None = None) -> None:
+    def facts(self) -> dict[str, object]:
+        """Return what the model card says about this run."""
+        p, shown = self.progress, ("minutes", "vision", "frozen", "full", "batch", "muon_lr", "lr", "processes")
+        return {
+            "seed": self.options.seed,
+            "parameters": f"{sum(w.numel() for w in self.model.parameters()):,}",
+            "steps": f"{p.step:,}",
+            "images seen": f"{p.images:,}",
+            "questions seen": f"{p.questions:,}",
+            "time": f"{p.seconds / 60:.0f} minutes",
+            "machine": f"{self.world} threads of a {os.cpu_count()}-core {platform.machine()} CPU, no GPU",
+            "software": f"torch {torch.__version__}, transformers {transformers.__version__}",
+            "options": " ".join(f"{name}={getattr(self.options, name)}" for name in shown),
+        }
+
+    def save(self) -> None:
         if self.rank:
             return
         self.model.save_pretrained(self.out)
@@ -305,8 +338,6 @@ class Run:
         )
         torch.save(state, self.out / "state.partial")
         os.replace(self.out / "state.partial", self.out / "state.pt")
-        if accuracy:
-            (self.out / "training.json").write_text(json.dumps(dict(vars(self.progress), accuracy=accuracy)) + "\n")
 
     def load(self) -> None:
         trained = Qwen2_5_VLForConditionalGeneration.from_pretrained(self.out, dtype=torch.float32)
@@ -317,6 +348,15 @@ class Run:
         self.adam.load_state_dict(state["adam"])
         self.progress = Progress(**state["progress"])
         self.weights = state["weights"]
+
+
+def guesses(n: int) -> dict[str, float]:
+    """Return the share of the most frequent answer of each kind, and of them all together."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for sample in scenes.evaluation_set(n):
+        answers[sample.kind][sample.answer] += 1
+    best = {kind: max(answers[kind].values()) for kind in scenes.KINDS}
+    return {kind: best[kind] / answers[kind].total() for kind in best} | {"overall": sum(best.values()) / n}
 
 
 def process(rank: int, options: argparse.Namespace) -> None:
@@ -340,6 +380,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder of the checkpoint")
     parser.add_argument("--minutes", type=float, default=90, help="time on the clock for the whole training")
     parser.add_argument("--vision", type=float, default=0.15, help="share of the time for the vision tower alone")
+    parser.add_argument("--frozen", type=float, default=0.45, help="share of the time until which the tower then rests")
     parser.add_argument("--full", type=float, default=0.2, help="share of 336-pixel batches until 60 %% of the time")
     parser.add_argument("--batch", type=int, default=16, help="images of 224 pixels a process and step")
     parser.add_argument("--muon-lr", type=float, default=5e-3)

@@ -9,8 +9,8 @@ from jaxtyping import install_import_hook
 
 hook = install_import_hook("foveate", "typecheck.check")
 
-import pytest
-import torch
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -55,7 +55,7 @@ def test_sampling_with_one_seed_gives_one_answer(method):
 def test_a_second_turn_equals_one_long_prompt_with_the_same_tokens(family, method):
     c = Case(family, get_method(method, positions="keep"))
     inputs = c.inputs(ONE)
-    with compress(c.model, c.method) as run:
+    with compress(c.model, c.method):
         first = generate(c.model, inputs)
         turn = torch.tensor([[40, 41, 42]])
         ids = torch.cat([first.sequences, turn], 1)

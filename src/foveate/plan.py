@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from .errors import InvalidValue
@@ -214,7 +215,7 @@ def check_steps(steps: Iterable[Step], shape: ModelShape) -> tuple[Step, ...]:
     or read a signal that is not there.
     """
     steps = tuple(steps)
-    for a, b in zip(steps, steps[1:], strict=False):
+    for a, b in pairwise(steps):
         if b.at.layer < a.at.layer or b.highest > a.highest:
             raise InvalidValue(
                 f"steps must go forward and shrink: {a.at} keeps {a.highest:g}, then {b.at} keeps {b.highest:g}"
@@ -234,7 +235,8 @@ def _check_site(step: Step, shape: ModelShape) -> None:
     at = step.at
     if isinstance(at, Layer) and not 0 <= at.layer < shape.layers:
         raise InvalidValue(
-            f"cannot cut before layer {at.layer}: {shape.family} has layers 0 to {shape.layers - 1}; choose one of those"
+            f"cannot cut before layer {at.layer}: {shape.family} has layers 0 to {shape.layers - 1}; "
+            "choose one of those"
         )
     if isinstance(at, Vision) and at.block is not None and not -shape.vision_blocks <= at.block < shape.vision_blocks:
         raise InvalidValue(f"no vision block {at.block}: {shape.family} has blocks 0 to {shape.vision_blocks - 1}")

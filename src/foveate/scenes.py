@@ -132,7 +132,7 @@ def is_correct(answer_text: str, truth: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------ what is in a scene
 def _things(rng: random.Random, size: tuple[int, int]) -> Iterator[Thing]:
-    """Choose shapes and perhaps a sign, at most one a place, none touching another, no pair of colour and shape twice."""
+    """Choose shapes and perhaps a sign: one a place, none touching another, no pair of colour and shape twice."""
     favourite = rng.choice(SHAPES) if rng.random() < 0.5 else None
     names = [(s, c) for s in SHAPES for c in COLORS]
     chosen: list[tuple[str, str]] = []

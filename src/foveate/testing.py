@@ -129,7 +129,7 @@ def a_batch_equals_its_rows(case: Case) -> None:
     """Left padding, unequal images, several images a row, a row without any: as if each row ran alone."""
     rows = SEVERAL
     both, _ = answer(case, case.inputs(rows))
-    for i, row in enumerate(rows):
+    for i in range(len(rows)):
         alone_inputs = _only_row(case, rows, i)
         alone, _ = answer(case, alone_inputs)
         got = text_of(both, case.inputs(rows))[i]

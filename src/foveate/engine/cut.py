@@ -168,3 +168,8 @@ def take(x: Tensor, source: Int[Tensor, "R M"]) -> Tensor:
     x = x.expand(*x.shape[:-3], rows, *x.shape[-2:])
     index = source[..., None].expand(*x.shape[:-3], rows, new, x.shape[-1])
     return x.gather(-2, index)
+
+
+def take_rows(x: Tensor, rows: int, copies: int) -> Tensor:
+    """Every `copies`-th of `rows` rows of a tensor [..., rows or 1, C, D]."""
+    return x.expand(*x.shape[:-3], rows, *x.shape[-2:])[..., ::copies, :, :]

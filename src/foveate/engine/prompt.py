@@ -14,7 +14,7 @@ from ..families.base import Kind, Layout, find_spans
 from ..pieces.base import Adaptive, Attention, Reading
 from ..plan import Layer, Step, make_plan
 from ..tokens import Reduction, Span, VisualTokens
-from .cut import Columns, Unit, close_gaps, joined, take, units_of
+from .cut import Columns, Unit, close_gaps, joined, take, take_rows, units_of
 from .trace import Cut
 
 if TYPE_CHECKING:
@@ -167,9 +167,8 @@ class Prompt:
         q, k = q[:, :, :columns], k[:, :, :columns]
         valid = None if self.columns.valid is None else self.columns.valid[:: self.copies, :columns]
         here = torch.arange(columns, device=self.device)
-        if valid is None:
-            last = here[-1:].expand(samples, 1)
-        else:
+        last = here[-1:].expand(samples, 1)
+        if valid is not None:
             last = torch.where(valid, here, 0).amax(dim=1, keepdim=True)
         most = max(self.tails)
         text = here[columns - most :].expand(samples, most)
@@ -217,7 +216,7 @@ class Prompt:
         if not readings:
             return
         samples = hidden[:: self.copies]
-        cos, sin = (p.expand(self.rows, -1, -1)[:: self.copies] for p in self.embeddings)
+        cos, sin = (take_rows(p, self.rows, self.copies) for p in self.embeddings)
         tail = None if any(r.all_rows for r in readings) else max(self.tails) + self.answer
         q, k = self.run.family.query_and_key(layer, samples, (cos, sin), tail)
         seen = self._attention(q, k, self.run.family.scale(layer))
@@ -353,8 +352,8 @@ class Turn:
         width = prompt.length + past + embeds.shape[1]
         if embeds.shape[0] != prompt.rows or past < 0:
             raise UnsupportedInput(
-                f"this cache was filled with {prompt.rows} rows of {prompt.length} tokens and does not fit; it must not "
-                "be reordered across prompts or cut into the prompt while a context is open"
+                f"this cache was filled with {prompt.rows} rows of {prompt.length} tokens and does not fit; it must "
+                "not be reordered across prompts or cut into the prompt while a context is open"
             )
         if mask is not None and tuple(mask.shape) != (prompt.rows, width):
             raise UnsupportedInput(

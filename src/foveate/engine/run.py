@@ -36,8 +36,8 @@ def compress(
 ) -> Iterator[Run]:
     """Compress the visual tokens of every prompt that `model` runs inside this context.
 
-    `method` is a name from `foveate.all_methods()` or a Method; `overrides` replace its settings. `synchronize` waits for
-    the GPU around each timed part of the trace. The model is restored on leaving, also after an exception.
+    `method` is a name from `foveate.all_methods()` or a Method; `overrides` replace its settings. `synchronize` waits
+    for the GPU around each timed part of the trace. The model is restored on leaving, also after an exception.
 
     Raises InvalidValue for a wrong name or number, UnsupportedModel for a model without an adapter; both before
     anything is touched. During a run, UnsupportedInput for what cannot be compressed correctly.

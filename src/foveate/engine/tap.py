@@ -1,4 +1,4 @@
-"""The tap: lets a reader see q and k of chosen attention modules while SDPA, eager or FlashAttention does the attention.
+"""The tap: a reader sees q and k of chosen attention modules while SDPA, eager or FlashAttention does the attention.
 
 One stateless function per implementation, registered once under the name "foveate:<implementation>" through the
 interfaces transformers offers for this; a model uses it only while a context is open.

@@ -1,4 +1,4 @@
-"""What happened in the last prefill of a run: the plan, the tokens each layer ran on, what was kept, time and memory."""
+"""What happened in the last prefill of a run: plan, tokens of each layer, what was kept, time and memory."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ class Trace:
         return (
             f"{self.plan}\nvisual tokens per layer: {layers}\n"
             f"KV cache after prefill: {self.kv_bytes:,} bytes\n"
-            f"vision {self.vision_ms:.1f} ms, prefill {self.prefill_ms:.1f} ms of which selection {self.selection_ms:.1f} ms"
+            f"vision {self.vision_ms:.1f} ms, prefill {self.prefill_ms:.1f} ms, "
+            f"of which selection {self.selection_ms:.1f} ms"
         )
 
 

@@ -31,7 +31,7 @@ class LlavaOnevision(Family):
     def layouts(self, kind: Kind, core: nn.Module, arguments: dict[str, Any]) -> list[Layout]:
         side = _side(core.config)
         if kind == "video":
-            videos, frames = arguments["pixel_values_videos"].shape[:2]
+            videos, frames = _video_pixels(arguments).shape[:2]
             half = math.ceil(side / 2)
             return [Layout.plain("video", Grid(frames, half, half), tail=1)] * videos
         return [_image_layout(core, size, alone) for size, alone in self._images(arguments)]
@@ -42,7 +42,7 @@ class LlavaOnevision(Family):
     def to_llm(self, core: nn.Module, kind: Kind, arguments: dict[str, Any], per_patch: list[Tensor]) -> list[Tensor]:
         patches = torch.cat(per_patch)
         if kind == "video":
-            videos = arguments["pixel_values_videos"].shape[0]
+            videos = _video_pixels(arguments).shape[0]
             return list(core.apply_pooling(patches).reshape(videos, -1, patches.shape[-1]))
         images = self._images(arguments)
         tiles = patches.split([_tiles(core, size) if alone else 1 for size, alone in images])
@@ -130,6 +130,12 @@ class LlavaOnevision(Family):
 
 def _side(config: Any) -> int:
     return config.vision_config.image_size // config.vision_config.patch_size
+
+
+def _video_pixels(arguments: dict[str, Any]) -> Tensor:
+    """Pixels [videos, frames, ...]; transformers before 5.20 names the argument like that of images."""
+    name = "pixel_values_videos" if "pixel_values_videos" in arguments else "pixel_values"
+    return arguments[name]
 
 
 def _tiles(core: nn.Module, size: Tensor) -> int:

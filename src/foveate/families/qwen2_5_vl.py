@@ -52,6 +52,17 @@ class Qwen25VL(Family):
         t = 1 if kind == "image" else -(-frames // temporal)
         return (Grid(t, max(1, round(height / cell)), max(1, round(width / cell))),)
 
+    def query_and_key(
+        self, layer: nn.Module, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], tail: int | None
+    ) -> tuple[Tensor, Tensor]:
+        cos, sin = position_embeddings
+        if cos.ndim == 4:  # transformers before 5.20 joins the three axes of M-RoPE inside the attention
+            sections = layer.self_attn.config.rope_parameters["mrope_section"] * 2
+            cos, sin = (
+                torch.cat([part[i % 3] for i, part in enumerate(p.split(sections, dim=-1))], dim=-1) for p in (cos, sin)
+            )
+        return super().query_and_key(layer, hidden, (cos, sin), tail)
+
     def tiny(self, seed: int = 0, **text: Any) -> nn.Module:
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 

@@ -17,7 +17,7 @@ class Aim(Method):
     """Iterated bipartite merging to `keep`, then PageRank pruning of what is left along `schedule`.
 
     keep        fraction left by the merging, per frame; 1 - keep is the merge ratio
-    schedule    what each layer runs on, of the merged tokens; the published one falls to zero over a quarter of the depth
+    schedule    what each layer runs on, of the merged tokens; the published one falls to zero
     importance  PageRank, or any score that an LLM layer can give
     faithful    the released arithmetic: plain means, its output order after partial rounds
     """

@@ -65,7 +65,7 @@ class Received(Reading):
 
 @dataclass(frozen=True)
 class PageRank(Reading):
-    """AIM's multi-modal PageRank over text and visual tokens (arXiv 2412.03248; released code: 5 rounds, no damping)."""
+    """AIM's multi-modal PageRank over text and visual tokens (arXiv 2412.03248; defaults of the released code)."""
 
     temperature: float = 0.1
     iterations: int = 5
