@@ -64,30 +64,25 @@ def make_batch(
     rows = [_pack(encoder, (height // CELL, width // CELL), questions, weights) for questions in asked]
     length = (max(len(row[0]) for row in rows) + 15) // 16 * 16
     fills = (encoder.pad, 0, -1, IGNORE, 0.0)
-    columns = [
-        torch.from_numpy(
-            np.stack(
-                [
-                    np.pad(
-                        row[i], [(0, 0)] * (row[i].ndim - 1) + [(0, length - row[i].shape[-1])], constant_values=fill
-                    )
-                    for row in rows
-                ]
-            )
-        )
-        for i, fill in enumerate(fills)
-    ]
+    ids, positions, segment, target, weight = (
+        torch.from_numpy(np.stack([_pad(row[i], length, fill) for row in rows])) for i, fill in enumerate(fills)
+    )
     return Batch(
         pixels=torch.from_numpy(np.stack([np.asarray(scene.image) for scene in made])),
         labels=torch.from_numpy(np.stack([token_labels(scene) for scene in made])),
         places=torch.from_numpy(_places(height // CELL, width // CELL))[None].expand(len(made), -1),
-        ids=columns[0],
-        positions=columns[1].permute(1, 0, 2),
-        segment=columns[2],
-        target=columns[3],
-        weight=columns[4],
+        ids=ids,
+        positions=positions.permute(1, 0, 2),
+        segment=segment,
+        target=target,
+        weight=weight,
         questions=list(asked),
     )
+
+
+def _pad(values: np.ndarray, length: int, fill: float) -> np.ndarray:
+    room = [(0, 0)] * (values.ndim - 1) + [(0, length - values.shape[-1])]
+    return np.pad(values, room, constant_values=fill)
 
 
 def _pack(
@@ -113,11 +108,9 @@ def _pack(
         pieces.append(np.tile(np.arange(after, after + size), (3, 1)))
         segment += [number] * size
         target += [IGNORE] * (len(prompt) - 1) + [*answer, IGNORE]
-        weight += (
-            [0.0] * (len(prompt) - 1)
-            + [weights.get(question.kind, 1.0)] * (len(answer) - 1)
-            + [0.5 * weights.get(question.kind, 1.0), 0.0]
-        )
+        value = weights.get(question.kind, 1.0)
+        # The end of an answer is nearly always certain.
+        weight += [0.0] * (len(prompt) - 1) + [value] * (len(answer) - 1) + [0.5 * value, 0.0]
     return (
         np.array(ids),
         np.concatenate(pieces, 1),

@@ -101,10 +101,9 @@ class Muon:
         if self.world > 1:
             flat = torch.cat([u.flatten() for u in updates])
             dist.all_reduce(flat)
-            updates = [
-                part.view_as(p)
-                for part, p in zip(flat.split([p.numel() for p in self.parameters]), self.parameters, strict=True)
-            ]
+            sizes = [p.numel() for p in self.parameters]
+            parts = zip(flat.split(sizes), self.parameters, strict=True)
+            updates = [part.view_as(p) for part, p in parts]
         for p, update in zip(self.parameters, updates, strict=True):
             if p.grad is None:
                 continue
@@ -135,12 +134,9 @@ class Run:
         self.model = Qwen2_5_VLForConditionalGeneration(config)
         self.model.train()
         self.probes = Probes(config.text_config.hidden_size)
-        self.named = dict([*self.model.named_parameters(), *self.probes.named_parameters()])
-        matrix = [
-            n
-            for n, p in self.named.items()
-            if p.ndim == 2 and "embed" not in n and not n.startswith(("vision", "place"))
-        ]
+        self.named = dict([*self.model.named_parameters(), *self.probes.named_parameters("probes")])
+        adam = ("embed", "probes")
+        matrix = [n for n, p in self.named.items() if p.ndim == 2 and not any(part in n for part in adam)]
         self.muon = Muon([self.named[n] for n in matrix], rank, world)
         rest = [p for n, p in self.named.items() if n not in matrix]
         self.adam = torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)

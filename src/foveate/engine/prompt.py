@@ -13,7 +13,8 @@ from ..errors import UnsupportedInput
 from ..families.base import Kind, Layout, find_spans
 from ..pieces.base import Adaptive, Attention, Reading
 from ..plan import Layer, Step, make_plan
-from ..tokens import Reduction, Span, VisualTokens
+from ..tokens import Span, VisualTokens
+from .carry import causal_mask, decide
 from .cut import Columns, Unit, close_gaps, joined, take, take_rows, units_of
 from .trace import Cut
 
@@ -245,7 +246,7 @@ class Prompt:
     ) -> Tensor:
         """Decide for a group of units, write merged features back, and note who stays."""
         tokens = self._tokens(units, hidden)
-        reduction = _decide(step, tokens, count)
+        reduction = decide(step, tokens, count)
         columns = torch.stack([u.columns for u in units])
         kept = columns.gather(1, reduction.kept)
         if reduction.x is not None:
@@ -323,117 +324,6 @@ class Prompt:
         here = self.next_position[:, None] + past + torch.arange(new, device=self.device)
         return here.expand(3, -1, -1) if self.run.shape.mrope else here
 
-    @staticmethod
-    def go_on(prompt: Prompt | None, run: Run, ids: Tensor | None, kwargs: dict[str, Any]) -> Turn | None:
-        """Tokens behind a filled cache: the next one, candidates of an assistant, or another turn of text."""
-        new = kwargs["inputs_embeds"].shape[1]
-        if new > 1 and ids is not None:
-            visual = set(run.family.image_token_ids(run.core.config).values())
-            if any(t in visual for row in ids.tolist() for t in row):
-                raise UnsupportedInput(
-                    "a new image behind a filled cache (another turn, or prefill_chunk_size) cannot be compressed; "
-                    "start with an empty cache and the whole conversation"
-                )
-        if prompt is None:
-            _refuse_foreign(kwargs)
-            return None
-        return Turn(prompt, kwargs)
-
-
-class Turn:
-    """One forward pass behind a filled cache."""
-
-    def __init__(self, prompt: Prompt, kwargs: dict[str, Any]) -> None:
-        self.prompt, self.cache = prompt, kwargs["past_key_values"]
-        self.masks: dict[int, Tensor | None] = {}
-        embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
-        door = prompt.layers[0]
-        past = self.cache.get_seq_length(0) - door.index.shape[1]
-        width = prompt.length + past + embeds.shape[1]
-        if embeds.shape[0] != prompt.rows or past < 0:
-            raise UnsupportedInput(
-                f"this cache was filled with {prompt.rows} rows of {prompt.length} tokens and does not fit; it must "
-                "not be reordered across prompts or cut into the prompt while a context is open"
-            )
-        if mask is not None and tuple(mask.shape) != (prompt.rows, width):
-            raise UnsupportedInput(
-                f"attention_mask must have shape {(prompt.rows, width)} here, got {tuple(mask.shape)}"
-            )
-        self.new = None if mask is None else mask[:, prompt.length :].bool()
-        self.added = past + embeds.shape[1]
-        self.position = kwargs.get("position_ids")
-        kwargs["attention_mask"] = self._valid(door)
-        if door.shift is not None:
-            kwargs["position_ids"] = self.position - door.shift[:, None]
-
-    def before_layer(self, i: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-        """Give a layer the mask and the positions that fit what its own cache holds."""
-        columns, door = self.prompt.layers[i], self.prompt.layers[0]
-        if columns is door:
-            return
-        if id(columns) not in self.masks:
-            self.masks[id(columns)] = causal_mask(self.prompt.run, hidden, self._valid(columns), self.cache, i)
-        kwargs["attention_mask"] = self.masks[id(columns)]
-        if kwargs.get("position_ids") is not None:
-            kwargs["position_ids"] = None
-        if columns.shift is not door.shift:
-            at = self.position - columns.shift[:, None]
-            kwargs["position_embeddings"] = self.prompt.run.decoder.rotary_emb(hidden, at)
-
-    def _valid(self, columns: Columns) -> Tensor | None:
-        if columns.valid is None and self.new is None:
-            return None
-        old, new = columns.valid, self.new
-        if old is None:
-            old = torch.ones_like(columns.index, dtype=torch.bool)
-        if new is None:
-            new = old.new_ones(old.shape[0], self.added)
-        return torch.cat([old, new], dim=1)
-
-
-def causal_mask(
-    run: Run, hidden: Tensor, valid: Tensor | None, cache: Any = None, layer: int | None = None
-) -> Tensor | None:
-    """The mask that the model's own attention implementation wants for these columns."""
-    from transformers.masking_utils import create_causal_mask
-
-    return create_causal_mask(run.decoder.config, hidden, valid, cache, layer_idx=layer)
-
-
-def _decide(step: Step, tokens: VisualTokens, count: int) -> Reduction:
-    """Score, select, merge; per frame if the step says so."""
-    b, n, d = tokens.x.shape
-    if count == 0:
-        return Reduction.drop(tokens.where[:, :0], tokens.size)
-    t = tokens.grid.t if step.per == "frame" else 1
-    if t > 1:
-        tokens = _frames(tokens, t)
-    selection = step.select(tokens, step.score(tokens) if step.score else None, count // t)
-    reduction = step.merge(tokens, selection)
-    if t == 1:
-        return reduction
-    # frame f's survivors and sources follow those of the frames before it
-    frame = torch.arange(t, device=tokens.x.device).repeat(b)[:, None]
-    source = torch.where(reduction.source < 0, reduction.source, reduction.source + frame * (count // t))
-    x = None if reduction.x is None else reduction.x.reshape(b, count, d)
-    kept = (reduction.kept + frame * (n // t)).reshape(b, count)
-    return Reduction(kept, source.reshape(b, n), reduction.size.reshape(b, count), x)
-
-
-def _frames(tokens: VisualTokens, t: int) -> VisualTokens:
-    """The frames of the videos as rows."""
-    b, n, d = tokens.x.shape
-    frame = tokens.grid.frame
-    where = tokens.where.reshape(b * t, n // t) % frame.n
-
-    def signal(reading: Reading) -> Tensor:
-        value = tokens.signal(reading)
-        return value.reshape(b * t, n // t, *value.shape[2:])
-
-    return VisualTokens(
-        tokens.x.reshape(b * t, n // t, d), frame, where, tokens.size.reshape(b * t, n // t), signal, tokens.seed
-    )
-
 
 def _behind_last(visual: set[int], row: list[int]) -> int:
     """How many tokens stand behind the last visual one."""
@@ -457,19 +347,3 @@ def _refuse(kwargs: dict[str, Any]) -> None:
         )
     if isinstance(mask, dict) or (mask is not None and mask.ndim != 2):
         raise UnsupportedInput("only 2-D attention masks can be cut; pass the padding mask [rows, tokens], or none")
-
-
-def _refuse_foreign(kwargs: dict[str, Any]) -> None:
-    """A cache this context did not fill must be an uncompressed one."""
-    cache, mask = kwargs["past_key_values"], kwargs.get("attention_mask")
-    lengths = {cache.get_seq_length(i) for i in range(len(cache))}
-    width = cache.get_seq_length(0) + kwargs["inputs_embeds"].shape[1]
-    if (
-        len(lengths) > 1
-        or "get_seq_length" in vars(cache)
-        or (mask is not None and getattr(mask, "ndim", 0) == 2 and mask.shape[1] != width)
-    ):
-        raise UnsupportedInput(
-            "this cache was filled by another compression context (or is a copy of one); continue it in the context "
-            "that filled it, with the same cache object"
-        )

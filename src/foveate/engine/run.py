@@ -22,10 +22,11 @@ from ..families import family_of
 from ..families.base import Family, Kind
 from ..method import Method, get_method
 from ..pieces.base import Attention, Reading
-from ..plan import Layer, ModelShape, Step, Vision, check_steps
+from ..plan import ModelShape, Step, Vision, check_steps
 from .prompt import Encoded, Prompt
 from .tap import watch
 from .trace import Stopwatch, Trace
+from .turn import next_turn
 
 _open: weakref.WeakKeyDictionary[nn.Module, Run] = weakref.WeakKeyDictionary()
 
@@ -180,7 +181,7 @@ class Run:
         pending, self.thread.pending = self._pending(), {}
         if cache is not None and cache.get_seq_length() > 0:
             prompt = self._known(cache)
-            self.thread.turn = Prompt.go_on(prompt, self, self.thread.ids, kwargs)
+            self.thread.turn = next_turn(prompt, self, self.thread.ids, kwargs)
             return args, kwargs
         self.thread.start = self.stopwatch.now(kwargs["inputs_embeds"].device)
         self.trace = Trace(vision_ms=sum((e.took_ms for e in pending.values()), 0.0))
@@ -270,8 +271,3 @@ def _refuse_windows(config: Any) -> None:
             f"this language model mixes {', '.join(sorted(kinds))}: a window counted in removed tokens would reach too "
             "far; only full attention is supported"
         )
-
-
-def cuts_inside(steps: tuple[Step, ...]) -> dict[int, Step]:
-    """The steps inside the language model, by layer."""
-    return {s.at.layer: s for s in steps if isinstance(s.at, Layer)}

@@ -1,0 +1,99 @@
+"""One forward pass behind a filled cache: the next token, candidates of an assistant, or another turn of text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedInput
+from .carry import causal_mask
+from .cut import Columns
+
+if TYPE_CHECKING:
+    from .prompt import Prompt
+    from .run import Run
+
+
+def next_turn(prompt: Prompt | None, run: Run, ids: Tensor | None, kwargs: dict[str, Any]) -> Turn | None:
+    """Tokens behind a filled cache: the next one, candidates of an assistant, or another turn of text."""
+    new = kwargs["inputs_embeds"].shape[1]
+    if new > 1 and ids is not None:
+        visual = set(run.family.image_token_ids(run.core.config).values())
+        if any(t in visual for row in ids.tolist() for t in row):
+            raise UnsupportedInput(
+                "a new image behind a filled cache (another turn, or prefill_chunk_size) cannot be compressed; "
+                "start with an empty cache and the whole conversation"
+            )
+    if prompt is None:
+        _refuse_foreign(kwargs)
+        return None
+    return Turn(prompt, kwargs)
+
+
+class Turn:
+    """One forward pass behind a filled cache."""
+
+    def __init__(self, prompt: Prompt, kwargs: dict[str, Any]) -> None:
+        self.prompt, self.cache = prompt, kwargs["past_key_values"]
+        self.masks: dict[int, Tensor | None] = {}
+        embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
+        door = prompt.layers[0]
+        past = self.cache.get_seq_length(0) - door.index.shape[1]
+        width = prompt.length + past + embeds.shape[1]
+        if embeds.shape[0] != prompt.rows or past < 0:
+            raise UnsupportedInput(
+                f"this cache was filled with {prompt.rows} rows of {prompt.length} tokens and does not fit; it must "
+                "not be reordered across prompts or cut into the prompt while a context is open"
+            )
+        if mask is not None and tuple(mask.shape) != (prompt.rows, width):
+            raise UnsupportedInput(
+                f"attention_mask must have shape {(prompt.rows, width)} here, got {tuple(mask.shape)}"
+            )
+        self.new = None if mask is None else mask[:, prompt.length :].bool()
+        self.added = past + embeds.shape[1]
+        self.position = kwargs.get("position_ids")
+        kwargs["attention_mask"] = self._valid(door)
+        if door.shift is not None:
+            kwargs["position_ids"] = self.position - door.shift[:, None]
+
+    def before_layer(self, i: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        """Give a layer the mask and the positions that fit what its own cache holds."""
+        columns, door = self.prompt.layers[i], self.prompt.layers[0]
+        if columns is door:
+            return
+        if id(columns) not in self.masks:
+            self.masks[id(columns)] = causal_mask(self.prompt.run, hidden, self._valid(columns), self.cache, i)
+        kwargs["attention_mask"] = self.masks[id(columns)]
+        if kwargs.get("position_ids") is not None:
+            kwargs["position_ids"] = None
+        if columns.shift is not door.shift:
+            at = self.position - columns.shift[:, None]
+            kwargs["position_embeddings"] = self.prompt.run.decoder.rotary_emb(hidden, at)
+
+    def _valid(self, columns: Columns) -> Tensor | None:
+        if columns.valid is None and self.new is None:
+            return None
+        old, new = columns.valid, self.new
+        if old is None:
+            old = torch.ones_like(columns.index, dtype=torch.bool)
+        if new is None:
+            new = old.new_ones(old.shape[0], self.added)
+        return torch.cat([old, new], dim=1)
+
+
+def _refuse_foreign(kwargs: dict[str, Any]) -> None:
+    """A cache this context did not fill must be an uncompressed one."""
+    cache, mask = kwargs["past_key_values"], kwargs.get("attention_mask")
+    lengths = {cache.get_seq_length(i) for i in range(len(cache))}
+    width = cache.get_seq_length(0) + kwargs["inputs_embeds"].shape[1]
+    if (
+        len(lengths) > 1
+        or "get_seq_length" in vars(cache)
+        or (mask is not None and getattr(mask, "ndim", 0) == 2 and mask.shape[1] != width)
+    ):
+        raise UnsupportedInput(
+            "this cache was filled by another compression context (or is a copy of one); continue it in the context "
+            "that filled it, with the same cache object"
+        )
