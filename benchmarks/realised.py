@@ -5,7 +5,7 @@ run interleaved, after a warm-up, and medians are compared. Time is that of `gen
 own work included; FLOPs are torch's count of the same call (under the math attention backend, which the counter sees).
 Ratios near 1 mean that what is saved on paper is saved on the clock; LLaVA-1.5 shape has a CLS token, for VisionZip.
 
-    python benchmarks/realised.py [--runs 5] [--tokens 1024] [--keep 0.25] [--json out.json]
+    python benchmarks/realised.py [--runs 5] [--tokens 1024] [--keep 0.25] [--threads 2] [--json out.json]
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def model_and_inputs(tokens: int) -> tuple[torch.nn.Module, dict]:
     family = Qwen25VL()
     model = family.tiny(
         0, hidden_size=1024, intermediate_size=4096, num_hidden_layers=20, num_attention_heads=16,
-        num_key_value_heads=4,
+        num_key_value_heads=4, initializer_range=0.02,
         rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6},
     )  # fmt: skip
     side = round(tokens**0.5)
@@ -45,10 +45,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--keep", type=float, default=0.25)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--methods", nargs="+", default=["aim", "fastv", "divprune", "visionzip"])
     parser.add_argument("--json", help="write the figures to this file too")
     options = parser.parse_args()
 
+    torch.set_num_threads(options.threads)
     model, inputs = model_and_inputs(options.tokens)
     methods: dict[str, Method | None] = {"none": None}
     methods |= {name: foveate.get_method(name, keep=options.keep) for name in options.methods}

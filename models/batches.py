@@ -7,13 +7,16 @@ compares them), from the same parameters, for batches of images of one size.
 
 from __future__ import annotations
 
+import io
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import torch
 from build import MEAN, STD
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
@@ -54,6 +57,13 @@ class Encoder:
         if text not in self.memory:
             self.memory[text] = self.tokenizer(text, add_special_tokens=False).input_ids
         return self.memory[text]
+
+
+def recompressed(scene: scenes.Scene, rng: random.Random) -> scenes.Scene:
+    """Return a scene as it looks after JPEG, as a stranger's pictures will."""
+    file = io.BytesIO()
+    scene.image.save(file, "JPEG", quality=rng.randint(50, 95))
+    return replace(scene, image=Image.open(file).convert("RGB"))
 
 
 def make_batch(

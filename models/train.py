@@ -143,7 +143,6 @@ class Run:
         self.progress = Progress()
         self.weights = dict.fromkeys(scenes.KINDS, 1.0)
         self.recent: dict[str, float] = {}
-        self.saved = 0.0
         if options.resume:
             self.load()
 
@@ -186,6 +185,7 @@ class Run:
         count = max(4, round((24 if self.only_vision() else self.options.batch) * room))
         first = (self.progress.step * self.world + self.rank) * 1000
         made = [scenes.make_scene(self.options.seed * 10**9 + first + i, size, "train") for i in range(count)]
+        made = [batches.recompressed(scene, shared) if shared.random() < 0.25 else scene for scene in made]
         asked = [[] if self.only_vision() else self.choose(shared, scene) for scene in made]
         return make_batch(self.encoder, made, asked, self.weights)
 
@@ -226,12 +226,13 @@ class Run:
         for name, value in values.items():
             self.recent[name] = 0.95 * self.recent.get(name, value) + 0.05 * value
 
-    def step(self, started: float) -> None:
+    def step(self) -> None:
         batch = self.batch()
         self.loss(batch).backward()
         parameters = [p for p in self.named.values() if p.grad is not None]
         flat = torch.cat([p.grad.flatten() for p in parameters])
-        clock = torch.tensor([time.monotonic() - started])
+        now = time.monotonic()
+        clock, self.mark = torch.tensor([now - self.mark]), now
         if self.world > 1:
             flat = torch.cat([flat, clock])
             dist.all_reduce(flat)
@@ -252,20 +253,19 @@ class Run:
         self.progress.questions += sum(map(len, batch.questions)) * self.world
 
     def train(self) -> None:
-        evaluated = self.progress.seconds
-        self.saved = self.progress.seconds
-        while self.progress.seconds < self.total():
-            started = time.monotonic()
-            self.step(started)
-            p = self.progress
-            if p.step % 20 == 0:
+        p = self.progress
+        evaluated = saved = p.seconds
+        self.mark = time.monotonic()
+        while p.seconds < self.total():
+            self.step()
+            if p.step % 2 == 0:
                 self.log(**vars(p), rate=self.rate(), **self.recent)
             if not self.only_vision() and p.seconds - evaluated > self.options.evaluate * 60:
-                self.evaluate(140)
+                self.evaluate(140, seed=1)
                 evaluated = p.seconds
-            if p.seconds - self.saved > 120:
+            if p.seconds - saved > 120:
                 self.save()
-                self.saved = p.seconds
+                saved = p.seconds
         accuracy = self.evaluate(JUDGED)
         self.save()
         if self.rank == 0:
@@ -273,9 +273,9 @@ class Run:
 
     # -------------------------------------------------------------------------------------------- judging
     @torch.no_grad()
-    def evaluate(self, n: int) -> dict[str, float]:
+    def evaluate(self, n: int, seed: int = 0) -> dict[str, float]:
         """Return the exact-match accuracy per kind on held-out scenes; each rank judges its share."""
-        samples = scenes.evaluation_set(n)[self.rank :: self.world]
+        samples = scenes.evaluation_set(n, seed)[self.rank :: self.world]
         right = torch.zeros(len(scenes.KINDS), 2)
         for at in range(0, len(samples), 14):
             part = samples[at : at + 14]

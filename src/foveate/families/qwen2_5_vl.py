@@ -70,13 +70,13 @@ class Qwen25VL(Family):
             hidden_size=64, intermediate_size=96, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
             vocab_size=200, initializer_range=0.15, bos_token_id=1, eos_token_id=2, pad_token_id=0,
             rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
-        )  # fmt: skip
+        ) | text  # fmt: skip
         vision_config = dict(
-            depth=4, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64, window_size=56,
-            fullatt_block_indexes=[1, 3],
+            depth=4, hidden_size=32, intermediate_size=64, num_heads=2, window_size=56, fullatt_block_indexes=[1, 3],
+            out_hidden_size=text_config["hidden_size"],
         )  # fmt: skip
         config = Qwen2_5_VLConfig(
-            text_config=text_config | text, vision_config=vision_config,
+            text_config=text_config, vision_config=vision_config,
             image_token_id=10, video_token_id=11, vision_start_token_id=12, vision_end_token_id=13,
         )  # fmt: skip
         with seeded(seed):
