@@ -258,7 +258,7 @@ class Run:
         self.mark = time.monotonic()
         while p.seconds < self.total():
             self.step()
-            if p.step % 2 == 0:
+            if p.step % 20 == 0:
                 self.log(**vars(p), rate=self.rate(), **self.recent)
             if not self.only_vision() and p.seconds - evaluated > self.options.evaluate * 60:
                 self.evaluate(140, seed=1)

@@ -283,7 +283,7 @@ def solve(method: Method, shape: ModelShape, grid: Grid | Sequence[Grid], t_eq: 
     """
 
     def reached(keep: float) -> float:
-        return make_plan(replace(method, keep=keep).steps(shape), shape, grid).t_eq
+        return make_plan(method.replaced(keep=keep).steps(shape), shape, grid).t_eq
 
     grids = (grid,) if isinstance(grid, Grid) else tuple(grid)
     low, high = 1 / (2 * sum(g.n for g in grids)), 1.0
@@ -294,4 +294,4 @@ def solve(method: Method, shape: ModelShape, grid: Grid | Sequence[Grid], t_eq: 
         middle = (low + high) / 2
         low, high = (middle, high) if reached(middle) < t_eq else (low, middle)
     near = min((low, high), key=lambda keep: abs(reached(keep) - t_eq))
-    return replace(method, keep=near)
+    return method.replaced(keep=near)

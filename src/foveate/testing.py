@@ -6,7 +6,6 @@ models, on the CPU, in seconds, and need no download.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -60,16 +59,16 @@ def tiny(family: Family) -> nn.Module:
 
 def with_positions(method: Method, positions: str) -> Method:
     """The method under another position policy."""
-    return dataclasses.replace(method, positions=positions)  # type: ignore[type-var]
+    return method.replaced(positions=positions)
 
 
 def identity(method: Method) -> Method:
     """The method set so that it keeps everything: keep = 1, and schedules that remove nothing."""
     if isinstance(method, TwoStage):
-        return dataclasses.replace(method, merge=identity(method.merge), prune=identity(method.prune))
+        return method.replaced(merge=identity(method.merge), prune=identity(method.prune))
     changes: dict[str, Any] = {"keep": 1.0}
     changes |= {name: Linear(0.0) for name, value in method.settings().items() if isinstance(value, Schedule)}
-    return dataclasses.replace(method, **changes)  # type: ignore[type-var]
+    return method.replaced(**changes)
 
 
 def generate(model: nn.Module, inputs: dict[str, Any], **options: Any) -> Any:

@@ -232,7 +232,7 @@ class Prompt:
         result: dict[tuple, tuple[list[Unit], int]] = {}
         for (grids, left), units in groups.items():
             if isinstance(step.keep, Adaptive):
-                keeps = step.keep.keep(self._tokens(units, hidden))
+                keeps = step.keep.keep(self._tokens(step, units, hidden))
             else:
                 keeps = [step.keep] * len(units)
             for unit, keep in zip(units, keeps, strict=True):
@@ -245,7 +245,7 @@ class Prompt:
         self, step: Step, units: list[Unit], count: int, hidden: Tensor, stay: Tensor, lengths: list[int]
     ) -> Tensor:
         """Decide for a group of units, write merged features back, and note who stays."""
-        tokens = self._tokens(units, hidden)
+        tokens = self._tokens(step, units, hidden)
         reduction = decide(step, tokens, count)
         columns = torch.stack([u.columns for u in units])
         kept = columns.gather(1, reduction.kept)
@@ -265,34 +265,33 @@ class Prompt:
             self.run.trace.cuts.append(Cut(step, unit.sample, tuple(p.span for p in unit.parts), alone))
         return hidden
 
-    def _tokens(self, units: list[Unit], hidden: Tensor) -> VisualTokens:
+    def _tokens(self, step: Step, units: list[Unit], hidden: Tensor) -> VisualTokens:
         rows = torch.tensor([[u.sample * self.copies] for u in units], device=self.device)
         columns = torch.stack([u.columns for u in units])
 
         def signal(reading: Reading) -> Tensor:
             if reading.place == "vision":
-                return torch.stack([self._vision_signal(reading, u) for u in units])
+                return torch.stack([self._vision_signal((step.at.block, reading), u) for u in units])
             return self.signals[reading][rows // self.copies, columns]
 
         where = torch.stack([u.where for u in units])
         size = torch.stack([u.size for u in units])
         return VisualTokens(hidden[rows, columns], units[0].grid, where, size, signal)
 
-    def _vision_signal(self, reading: Reading, unit: Unit) -> Tensor:
-        """A reading of the vision tower for the tokens of a unit that are left, [N] or [N, d]."""
-        key = (reading, id(unit))
-        if key not in self.signals:
-            self._map_vision(reading)
-        whole = torch.cat([self.signals[reading, id(p.span)] for p in unit.parts])[unit.where]
+    def _vision_signal(self, key: tuple[int | None, Reading], unit: Unit) -> Tensor:
+        """A reading of a vision block for the tokens of a unit that are left, [N] or [N, d]."""
+        if (key, id(unit.parts[0].span)) not in self.signals:
+            self._map_vision(key)
+        whole = torch.cat([self.signals[key, id(p.span)] for p in unit.parts])[unit.where]
         return whole[:, 0] if whole.shape[1] == 1 else whole
 
-    def _map_vision(self, reading: Reading) -> None:
+    def _map_vision(self, key: tuple[int | None, Reading]) -> None:
+        """From patches to LLM tokens, for all images at once."""
         for kind, encoded in self.pending.items():
-            values = next(v for (_, r), v in encoded.readings.items() if r == reading)
-            views = self.run.family.to_llm(self.run.core, kind, encoded.arguments, values)
+            views = self.run.family.to_llm(self.run.core, kind, encoded.arguments, encoded.readings[key])
             spans = [s for row in self.spans for s in row if s.kind == kind]
             for span, view in zip(spans, views, strict=True):
-                self.signals[reading, id(span)] = view
+                self.signals[key, id(span)] = view
 
     def _move_positions(self, step: Step, source: Tensor, now: Columns, hidden: Tensor, inside: bool) -> None:
         """Positions, rotary embeddings and mask of what is left."""

@@ -22,11 +22,11 @@ from ..families import family_of
 from ..families.base import Family, Kind
 from ..method import Method, get_method
 from ..pieces.base import Attention, Reading
-from ..plan import ModelShape, Step, Vision, check_steps
+from ..plan import Layer, ModelShape, Step, Vision, check_steps
 from .prompt import Encoded, Prompt
 from .tap import watch
 from .trace import Stopwatch, Trace
-from .turn import next_turn
+from .turn import Turn, next_turn
 
 _open: weakref.WeakKeyDictionary[nn.Module, Run] = weakref.WeakKeyDictionary()
 
@@ -63,6 +63,19 @@ def attach(model: nn.Module, method: str | Method, *, synchronize: bool = False,
     return Run(model, get_method(method, **overrides), family, synchronize)
 
 
+class _Thread(threading.local):
+    """What one thread is in the middle of: a server may run prompts side by side on one model."""
+
+    def __init__(self) -> None:
+        self.ids: Tensor | None = None
+        self.answer = 0
+        self.vision: dict[tuple[int | None, Reading], list[Tensor]] = {}
+        self.pending: dict[Kind, Encoded] = {}
+        self.prompt: Prompt | None = None
+        self.turn: Turn | None = None
+        self.start = 0.0
+
+
 class Run:
     """One open context. `trace` tells what happened in the latest prefill, `shape` what the model is like."""
 
@@ -73,10 +86,11 @@ class Run:
         self.shape: ModelShape = family.shape(model.config)
         self.steps = _with_positions(check_steps(method.steps(self.shape), self.shape), method, self.shape)
         _refuse_windows(self.decoder.config)
+        _refuse_several_devices(self.decoder, self.steps)
         self.trace = Trace()
         self.stopwatch = Stopwatch(synchronize)
         self.prompts: weakref.WeakKeyDictionary[Any, Prompt] = weakref.WeakKeyDictionary()
-        self.thread = threading.local()
+        self.thread = _Thread()
         self._undo = ExitStack()
         with ExitStack() as undo:
             self._attach(undo)
@@ -117,12 +131,13 @@ class Run:
         @functools.wraps(encode)
         def seen(*args: Any, **kwargs: Any) -> Any:
             self.thread.vision = {}
-            start = self.stopwatch.now(next(self.core.parameters()).device)
+            device = _device(self.core)
+            start = self.stopwatch.now(device)
             features = encode(*args, **kwargs)
             arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
-            took = self.stopwatch.since(start, next(self.core.parameters()).device)
+            took = self.stopwatch.since(start, device)
             encoded = Encoded(arguments, self.family.layouts(kind, self.core, arguments), self.thread.vision, took)
-            self._pending()[kind] = encoded
+            self.thread.pending[kind] = encoded
             return features
 
         setattr(self.core, name, seen)
@@ -148,9 +163,7 @@ class Run:
     def _see_vision(
         self, wanted: list[tuple[int | None, Reading]], q: Tensor, k: Tensor, scale: float, kwargs: dict[str, Any]
     ) -> None:
-        store = getattr(self.thread, "vision", None)
-        if store is None:
-            return
+        store = self.thread.vision
         bounds = kwargs.get("cu_seq_lens_q")  # FlashAttention gets all images of a batch in one call
         lengths = [q.shape[2]] if bounds is None else bounds.diff().tolist()
         for part_q, part_k in zip(q.split(lengths, dim=2), k.split(lengths, dim=2), strict=True):
@@ -178,14 +191,14 @@ class Run:
     def _on_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         self.thread.prompt = self.thread.turn = None
         cache = kwargs.get("past_key_values")
-        pending, self.thread.pending = self._pending(), {}
+        pending, self.thread.pending = self.thread.pending, {}
         if cache is not None and cache.get_seq_length() > 0:
             prompt = self._known(cache)
             self.thread.turn = next_turn(prompt, self, self.thread.ids, kwargs)
             return args, kwargs
         self.thread.start = self.stopwatch.now(kwargs["inputs_embeds"].device)
         self.trace = Trace(vision_ms=sum((e.took_ms for e in pending.values()), 0.0))
-        prompt = Prompt.begin(self, self.thread.ids, getattr(self.thread, "answer", 0), pending, kwargs)
+        prompt = Prompt.begin(self, self.thread.ids, self.thread.answer, pending, kwargs)
         if prompt is None:
             return None
         self.thread.prompt = prompt
@@ -206,8 +219,7 @@ class Run:
     def _see_layer(
         self, layer: int, readings: list[Reading], q: Tensor, k: Tensor, scale: float, kwargs: dict[str, Any]
     ) -> None:
-        prompt = getattr(self.thread, "prompt", None)
-        if prompt is not None:
+        if (prompt := self.thread.prompt) is not None:
             prompt.read(layer, readings, q, k, scale)
 
     def _after_decoder(self, module: nn.Module, args: tuple, output: Any) -> None:
@@ -218,7 +230,7 @@ class Run:
         prompt.finish(cache)
         if cache is not None:
             self._remember(cache, prompt)
-        self.trace.prefill_ms = self.stopwatch.since(self.thread.start, self.thread_device)
+        self.trace.prefill_ms = self.stopwatch.since(self.thread.start, _device(self.decoder))
 
     def _remember(self, cache: Any, prompt: Prompt) -> None:
         """Continue this prompt whenever its cache comes back.
@@ -233,16 +245,6 @@ class Run:
 
         self.prompts[cache] = prompt
         cache.get_seq_length = get_seq_length
-
-    @property
-    def thread_device(self) -> torch.device:
-        """Where the language model computes."""
-        return next(self.decoder.parameters()).device
-
-    def _pending(self) -> dict[Kind, Encoded]:
-        if not hasattr(self.thread, "pending"):
-            self.thread.pending = {}
-        return self.thread.pending
 
     def _known(self, cache: Any) -> Prompt | None:
         return None if cache is None else self.prompts.get(cache)
@@ -271,3 +273,17 @@ def _refuse_windows(config: Any) -> None:
             f"this language model mixes {', '.join(sorted(kinds))}: a window counted in removed tokens would reach too "
             "far; only full attention is supported"
         )
+
+
+def _refuse_several_devices(decoder: nn.Module, steps: tuple[Step, ...]) -> None:
+    devices = {p.device for p in decoder.parameters()}
+    if len(devices) > 1 and any(isinstance(s.at, Layer) for s in steps):
+        names = ", ".join(sorted(map(str, devices)))
+        raise UnsupportedModel(
+            f"the language model lies on {names}, and cuts inside it need one device; choose a method that cuts before "
+            "the language model, or load it on one device"
+        )
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

@@ -38,7 +38,7 @@ class Reading(ABC):
     "previous" (the layer that ran just before the cut) or "next" (the layer behind the cut, on its own input).
     """
 
-    place: ClassVar[Literal["vision", "previous", "next"]]
+    place: Literal["vision", "previous", "next"]
     #: True when it needs a CLS token, which some vision towers do not have
     needs_cls: ClassVar[bool] = False
     #: True when it needs the queries of all rows, not only those of the text behind the visual tokens

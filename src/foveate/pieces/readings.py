@@ -31,6 +31,7 @@ class LastQuery(Reading):
 
     def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
         a = attention
+        assert a.last is not None, "a vision tower has no last prompt token"
         return op.rows_attention(a.q, a.k, a.last, a.scale, valid=a.valid)
 
 
@@ -45,6 +46,7 @@ class TextRows(Reading):
 
     def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
         a = attention
+        assert a.text is not None, "a vision tower has no text"
         return op.rows_attention(a.q, a.k, a.text, a.scale, row_valid=a.text_valid, valid=a.valid)
 
 

@@ -25,7 +25,8 @@ class Read(Score):
         return (self.reading,)
 
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
-        return tokens.signal(self.reading).float()
+        reading: Tensor = tokens.signal(self.reading)
+        return reading.float()
 
     def __str__(self) -> str:
         return str(self.reading)
@@ -36,7 +37,7 @@ class Norm(Score):
     """L2 norm of each token's features."""
 
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
-        return tokens.x.float().norm(dim=-1)
+        return torch.linalg.vector_norm(tokens.x.float(), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Saliency(Score):
 
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
         x = tokens.x.float()
-        return (x - x.mean(dim=1, keepdim=True)).norm(dim=-1)
+        return torch.linalg.vector_norm(x - x.mean(dim=1, keepdim=True), dim=-1)
 
 
 @dataclass(frozen=True)

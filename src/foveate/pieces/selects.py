@@ -26,6 +26,7 @@ class TopK(Select):
     needs_score = True
 
     def __call__(self, tokens: VisualTokens, score: Scores, count: int) -> Selection:
+        assert score is not None, "Step sees to it"
         return Selection.of(top_k(score, count))
 
 
@@ -107,6 +108,7 @@ class DominantContextual(Select):
             raise InvalidValue(f"contextual must lie in [0, 1], got {self.contextual}")
 
     def __call__(self, tokens: VisualTokens, score: Scores, count: int) -> Selection:
+        assert score is not None, "Step sees to it"
         n = tokens.x.shape[1]
         targets = min(round(self.contextual * count), count)
         dominant = score.sort(dim=1, descending=True, stable=True).indices[:, : count - targets]
