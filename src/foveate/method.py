@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from .errors import InvalidValue, unknown_name
 from .plan import Layer, ModelShape, Positions, Step
@@ -45,7 +45,7 @@ class Method(ABC):
     def steps(self, model: ModelShape) -> Iterator[Step]:
         """The cuts for a model of this shape, in the order of the forward pass."""
 
-    def replaced(self, **settings: object) -> Self:
+    def replaced(self, **settings: object) -> Method:
         """The same method with some fields set otherwise."""
         return dataclasses.replace(self, **settings)  # type: ignore[type-var]
 

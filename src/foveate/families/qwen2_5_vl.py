@@ -88,7 +88,9 @@ class Qwen25VL(Family):
         generator = torch.Generator().manual_seed(options.get("seed", 0))
         vision = model.config.vision_config
         unit, width = vision.spatial_merge_size**2, 3 * vision.temporal_patch_size * vision.patch_size**2
-        ids, pixels, thw = [], {"image": [], "video": []}, {"image": [], "video": []}
+        ids: list[list[int]] = []
+        pixels: dict[str, list[Tensor]] = {"image": [], "video": []}
+        thw: dict[str, list[list[int]]] = {"image": [], "video": []}
         for i, sizes in enumerate(rows):
             row = [1, 20 + i]
             for size in sizes:

@@ -37,7 +37,7 @@ class Norm(Score):
     """L2 norm of each token's features."""
 
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
-        return torch.linalg.vector_norm(tokens.x.float(), dim=-1)
+        return _length(tokens.x)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Saliency(Score):
 
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
         x = tokens.x.float()
-        return torch.linalg.vector_norm(x - x.mean(dim=1, keepdim=True), dim=-1)
+        return _length(x - x.mean(dim=1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ class Random(Score):
         generator = torch.Generator().manual_seed(self.seed + tokens.seed)
         draw = torch.rand(max(tokens.grid.n, n), generator=generator).to(tokens.x.device)
         return draw.expand(b, -1).gather(1, tokens.where)
+
+
+def _length(x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
+    length: Tensor = torch.linalg.vector_norm(x.float(), dim=-1)
+    return length
 
 
 def _unit_range(score: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
