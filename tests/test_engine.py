@@ -394,3 +394,31 @@ def test_solve_finds_the_keep_for_a_t_eq():
     with pytest.raises(InvalidValue, match="out of reach"):
         foveate.solve(get_method("fastv"), shape, Grid(1, 24, 24), t_eq=10)
     assert isinstance(Aim(), foveate.Method)
+
+
+@pytest.mark.parametrize("method", ["pool", "aim", "visionzip", "divprune"])
+@by_family
+def test_what_enters_layer_0_are_the_means_of_what_each_survivor_stands_for(family, method):
+    c = case(family, method, keep=0.25)
+    inputs = c.inputs([[(6, 8), (4, 5)]])
+
+    def door(method):
+        seen = {}
+        with compress(c.model, method) as run:
+            handle = run.decoder.register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
+            c.model(**inputs)
+            handle.remove()
+        return seen["inputs_embeds"][0], run
+
+    plain, _ = door(get_method("uniform", keep=1.0))
+    cut, run = door(c.method)
+    columns = visible_columns(run, inputs, plain.shape[0])[0][0].nonzero()[:, 0].tolist()
+    assert len(run.trace.cuts) >= len(run.trace.plan.grids)
+    for step in run.trace.cuts:
+        if step.step.at.layer:
+            continue
+        own = torch.tensor(step.spans[0].columns())
+        for rank, kept in enumerate(step.reduction.kept[0]):
+            group = own[step.reduction.source[0] == rank]
+            got = cut[columns.index(int(own[kept]))]
+            torch.testing.assert_close(got, plain[group].mean(0), atol=1e-5, rtol=1e-4)
