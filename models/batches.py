@@ -30,6 +30,8 @@ COLORS = tuple(scenes.COLORS)
 # What a visual token can be asked for: (name, number of classes). The last class of the first three is "nothing".
 VISION_HEADS = (("shape", len(SHAPES) + 1), ("color", len(COLORS) + 1), ("text", len(TEXTS) + 1), ("centre", 2))
 IGNORE = -100
+SHOWN = ("all", "random quarter", "right quarter")
+"""Which visual tokens an evaluation shows: every one, or a quarter, at random or first those under the evidence."""
 
 
 @dataclass
@@ -173,6 +175,18 @@ def _mark(labels: np.ndarray, box: scenes.Box, head: int, value: int) -> None:
                 labels[r, c, head] = value
             elif share > 0.04 and labels[r, c, head] == nothing:
                 labels[r, c, head] = IGNORE
+
+
+def hidden_tokens(sample: scenes.Sample, show: str, seed: int) -> Tensor:
+    """Return which visual tokens of a sample must not be seen, [N]."""
+    cols, rows = sample.image.width // CELL, sample.image.height // CELL
+    if show == "all":
+        return torch.zeros(rows * cols, dtype=torch.bool)
+    order = torch.rand(rows, cols, generator=torch.Generator().manual_seed(seed))
+    if show == "right quarter":
+        for left, top, right, bottom in sample.boxes:
+            order[int(top) // CELL : int(bottom) // CELL + 1, int(left) // CELL : int(right) // CELL + 1] -= 1
+    return order.flatten().argsort().argsort() >= rows * cols // 4
 
 
 # ------------------------------------------------------------------------------------------------ the model, batched

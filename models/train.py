@@ -1,9 +1,10 @@
 """Train the embedded model from nothing on a CPU: ``python models/train.py --out DIR --minutes 90``.
 
-First the vision tower alone learns what lies under each visual token, on small images; then all of it learns to
-answer. Two processes of one thread each share the work (a thread team of two suffers more from a busy machine).
-Muon trains the matrices, AdamW the rest; the learning rate falls to zero by the clock, so the time given is the
-time taken. The run can be stopped at any moment and taken up again with ``--resume``.
+First the vision tower alone learns what lies under each visual token, on small images; then it rests while the
+language model learns to answer; then both go on together. Two processes of one thread each share the work (a thread
+team of two suffers more from a busy machine). Muon trains the matrices, AdamW the rest; the learning rate falls to
+zero by the clock, so the time given is the time taken. The run can be stopped at any moment and taken up again with
+``--resume``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import platform
 import random
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -161,7 +162,7 @@ class Run:
         """Return the learning rate's factor: a warm-up for each phase, then flat, then down to nothing."""
         share = self.progress.seconds / self.total()
         since = share if self.only_vision() else share - self.options.vision
-        return max(0.01, min(1.0, 0.1 + since / 0.01, (1 - share) / 0.6))
+        return max(0.01, min(1.0, 0.1 + since / 0.01, (1 - share) / 0.45))
 
     def size(self, rng: random.Random) -> tuple[int, int]:
         """Choose the size of the next batch's images, the same on all ranks: small ones first."""
@@ -190,15 +191,16 @@ class Run:
         return make_batch(self.encoder, made, asked, self.weights)
 
     def choose(self, rng: random.Random, scene: scenes.Scene) -> list[scenes.Question]:
-        """Choose at most nine questions, one a kind first; some in lower case or without their question mark."""
-        questions = rng.sample(scene.questions, len(scene.questions))
-        seen: dict[str, int] = defaultdict(int)
-        ranked = []
-        for q in questions:
-            ranked.append((seen[q.kind], len(ranked), q))
-            seen[q.kind] += 1
-        chosen = [q for _, _, q in sorted(ranked, key=lambda r: r[:2])[:9]]
-        return [self.reword(rng, q) for q in chosen]
+        """Choose one question of each kind and several of those that are learnt last: what is there, and how many."""
+        asked = {q.kind: q for q in rng.sample(scene.questions, len(scene.questions))}
+        shapes = [(t.shape, t.color) for t in scene.things if t.color]
+        names = rng.sample(shapes, min(2, len(shapes)))
+        names += [(rng.choice(shapes)[0], rng.choice(tuple(scenes.COLORS))) for _ in range(2)]
+        names += [(rng.choice(scenes.SHAPES), rng.choice(shapes)[1]) for _ in range(1)]
+        more = [scenes.ask_exist(scene.things, *name) for name in names]
+        more += [scenes.ask_count(scene.things, shape) for shape in rng.sample(scenes.SHAPES, 2)]
+        more.append(scenes.ask_count(scene.things, rng.choice(shapes)[0]))
+        return [self.reword(rng, q) for q in [*asked.values(), *more]]
 
     @staticmethod
     def reword(rng: random.Random, q: scenes.Question) -> scenes.Question:
@@ -220,7 +222,7 @@ class Run:
         loss = (each * weight).sum() / weight.sum()
         self.note(place=place.item(), answer=loss.item())
         share = self.progress.seconds / self.total()
-        return loss + (0.3 * dense + 0.3 * place) * max(0.1, 1 - share)
+        return loss + 0.3 * dense + 0.3 * max(0.1, 1 - share) * place
 
     def note(self, **values: float) -> None:
         for name, value in values.items():
@@ -261,20 +263,25 @@ class Run:
             if p.step % 20 == 0:
                 self.log(**vars(p), rate=self.rate(), **self.recent)
             if not self.only_vision() and p.seconds - evaluated > self.options.evaluate * 60:
-                self.evaluate(140, seed=1)
+                accuracy = self.evaluate(140, seed=1)
+                # Kinds that lag count more from now on.
+                self.weights = {kind: 0.4 + 2.0 * (1 - accuracy[kind]) for kind in scenes.KINDS}
                 evaluated = p.seconds
             if p.seconds - saved > 120:
                 self.save()
                 saved = p.seconds
-        accuracy = self.evaluate(JUDGED)
         self.save()
+        columns = {show: self.evaluate(JUDGED, show=show) for show in batches.SHOWN}
         if self.rank == 0:
-            build.write_card(self.out, self.facts(), accuracy, guesses(JUDGED))
+            build.write_card(self.out, self.facts(), {"guess": build.guesses(JUDGED), **columns})
 
     # -------------------------------------------------------------------------------------------- judging
     @torch.no_grad()
-    def evaluate(self, n: int, seed: int = 0) -> dict[str, float]:
-        """Return the exact-match accuracy per kind on held-out scenes; each rank judges its share."""
+    def evaluate(self, n: int, seed: int = 0, show: str = "all") -> dict[str, float]:
+        """Return the exact-match accuracy per kind on held-out scenes; each rank judges its share.
+
+        ``show`` says which visual tokens may be seen (``batches.SHOWN``).
+        """
         samples = scenes.evaluation_set(n, seed)[self.rank :: self.world]
         right = torch.zeros(len(scenes.KINDS), 2)
         for at in range(0, len(samples), 14):
@@ -282,7 +289,9 @@ class Run:
             asked = [[scenes.Question(s.kind, s.question, s.answer, s.boxes)] for s in part]
             made = [scenes.Scene(s.image, (), ()) for s in part]
             batch = make_batch(self.encoder, made, asked, {})
-            logits, _ = batches.answer(self.model, batch, batches.see(self.model, batch.pixels), MIDDLE)
+            hidden = torch.stack([batches.hidden_tokens(sample, show, at + i) for i, sample in enumerate(part)])
+            visual = batches.see(self.model, batch.pixels)
+            logits, _ = batches.answer(self.model, batch, visual, MIDDLE, hidden)
             where = batch.target != IGNORE
             wrong = torch.zeros(len(part)).index_add_(
                 0, where.nonzero()[:, 0], (logits.argmax(-1) != batch.target[where]).float()
@@ -293,9 +302,7 @@ class Run:
             dist.all_reduce(right)
         accuracy = {kind: round(float(r / t), 4) for kind, (r, t) in zip(scenes.KINDS, right, strict=True)}
         accuracy["overall"] = round(float(right[:, 0].sum() / right[:, 1].sum()), 4)
-        # Kinds that lag count more from now on.
-        self.weights = {kind: 0.6 + 1.2 * (1 - accuracy[kind]) for kind in scenes.KINDS}
-        self.log(step=self.progress.step, seconds=self.progress.seconds, accuracy=accuracy)
+        self.log(step=self.progress.step, seconds=self.progress.seconds, show=show, accuracy=accuracy)
         return accuracy
 
     def log(self, **values: object) -> None:
@@ -346,15 +353,6 @@ class Run:
         self.weights = state["weights"]
 
 
-def guesses(n: int) -> dict[str, float]:
-    """Return the share of the most frequent answer of each kind, and of them all together."""
-    answers: dict[str, Counter[str]] = defaultdict(Counter)
-    for sample in scenes.evaluation_set(n):
-        answers[sample.kind][sample.answer] += 1
-    best = {kind: max(answers[kind].values()) for kind in scenes.KINDS}
-    return {kind: best[kind] / answers[kind].total() for kind in best} | {"overall": sum(best.values()) / n}
-
-
 def process(rank: int, options: argparse.Namespace) -> None:
     """Be one of the processes."""
     torch.set_num_threads(1)
@@ -376,7 +374,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder of the checkpoint")
     parser.add_argument("--minutes", type=float, default=90, help="time on the clock for the whole training")
     parser.add_argument("--vision", type=float, default=0.07, help="share of the time for the vision tower alone")
-    parser.add_argument("--frozen", type=float, default=0.45, help="share of the time until which the tower then rests")
+    parser.add_argument("--frozen", type=float, default=0.7, help="share of the time until which the tower then rests")
     parser.add_argument("--full", type=float, default=0.45, help="share of 336-pixel batches until 60 %% of the time")
     parser.add_argument("--batch", type=int, default=16, help="images of 224 pixels a process and step")
     parser.add_argument("--muon-lr", type=float, default=5e-3)

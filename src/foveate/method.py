@@ -72,10 +72,12 @@ def all_methods() -> dict[str, type[Method]]:
 
 
 def get_method(method: str | Method, **overrides: object) -> Method:
-    """A method by name, or the given one, with fields overridden.
+    """A method by name, or the given one, with settings overridden; words are understood as `foveate.spelling` says.
 
-    Raises InvalidValue for an unknown name or field, naming the nearest ones.
+    Raises InvalidValue for an unknown name, setting or word, naming the nearest ones.
     """
+    from .spelling import settings
+
     if isinstance(method, str):
         known = all_methods()
         if method not in known:
@@ -83,12 +85,9 @@ def get_method(method: str | Method, **overrides: object) -> Method:
         cls, given = known[method], {}
     else:
         cls, given = type(method), method.settings()
-    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for name in overrides:
-        if name not in fields:
-            raise unknown_name(f"setting of {cls.card.name}", name, fields)
+    wanted = settings(cls, given, overrides)
     try:
-        return cls(**{**given, **overrides})
+        return cls(**{**given, **wanted})
     except TypeError as error:
         raise InvalidValue(f"{cls.card.name}: {error}") from error
 

@@ -203,31 +203,39 @@ def _questions(rng: random.Random, things: Sequence[Thing], size: tuple[int, int
     # Each number of objects that occurs is equally likely to be asked for, so that zero and one do not drown the rest.
     counts = {s: sum(t.shape == s for t in shapes) for s in SHAPES}
     for number in rng.sample(sorted(set(counts.values())), min(2, len(set(counts.values())))):
-        shape = rng.choice([s for s in SHAPES if counts[s] == number])
-        boxes = tuple(t.box for t in shapes if t.shape == shape)
-        yield Question("count", f"How many {plural(shape)} are there?", str(number), boxes)
+        yield ask_count(things, rng.choice([s for s in SHAPES if counts[s] == number]))
     for t in rng.sample(things, min(2, len(things))):
         yield Question("position", f"Where is the {t.name}?", PLACES[place_of(t.x, t.y, size)], (t.box,))
     for t in rng.sample(things, min(2, len(things))):
         yield Question("at", f"What is at the {PLACES[place_of(t.x, t.y, size)]}?", t.name, (t.box,))
-    questions = list(_existence(rng, shapes))
+    questions = list(_existence(rng, things))
     yield from rng.sample(questions, len(questions))
     for t in signs:
         yield Question("read", f"What {'number' if t.text.isdigit() else 'word'} is on the sign?", t.text, (t.box,))
 
 
-def _existence(rng: random.Random, shapes: Sequence[Thing]) -> Iterator[Question]:
+def _existence(rng: random.Random, things: Sequence[Thing]) -> Iterator[Question]:
     """Ask once for what is there and once for its shape in another colour or its colour in another shape."""
+    shapes = [t for t in things if t.color]
     t = rng.choice(shapes)
-    yield Question("exist", f"Is there {_article(t.color)} {t.shape}?", "yes", (t.box,))
+    yield ask_exist(things, t.shape, t.color)
     there = {(o.shape, o.color) for o in shapes}
     near = [(t.shape, c) for c in COLORS] if rng.random() < 0.5 else [(s, t.color) for s in SHAPES]
     shape, color = rng.choice([n for n in near if n not in there])
-    yield Question("exist", f"Is there {_article(color)} {shape}?", "no", ())
+    yield ask_exist(things, shape, color)
 
 
-def _article(color: str) -> str:
-    return f"an {color}" if color == "orange" else f"a {color}"
+def ask_count(things: Sequence[Thing], shape: str) -> Question:
+    """Ask how many things have a shape."""
+    boxes = tuple(t.box for t in things if t.shape == shape)
+    return Question("count", f"How many {plural(shape)} are there?", str(len(boxes)), boxes)
+
+
+def ask_exist(things: Sequence[Thing], shape: str, color: str) -> Question:
+    """Ask whether a thing of a shape and a colour is there."""
+    boxes = tuple(t.box for t in things if (t.shape, t.color) == (shape, color))
+    article = "an" if color == "orange" else "a"
+    return Question("exist", f"Is there {article} {color} {shape}?", "yes" if boxes else "no", boxes)
 
 
 def plural(shape: str) -> str:

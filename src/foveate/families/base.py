@@ -77,8 +77,10 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def planned(self, config: Any, kind: Kind, height: int, width: int, frames: int = 1) -> tuple[Grid, ...]:
-        """The grids that an image or video of this size in pixels becomes, without loading anything."""
+    def planned(
+        self, config: Any, kind: Kind, height: int, width: int, frames: int, limits: dict[str, Any]
+    ) -> tuple[Grid, ...]:
+        """The grids that an image or video of this size in pixels becomes; `limits` is the processor's config."""
 
     @abstractmethod
     def tiny(self, seed: int = 0, **text: Any) -> nn.Module:

@@ -36,7 +36,9 @@ class Llava(Family):
         first = 1 if core.config.vision_feature_select_strategy == "default" else 0
         return list(patches[:, first:])
 
-    def planned(self, config: Any, kind: Kind, height: int, width: int, frames: int = 1) -> tuple[Grid, ...]:
+    def planned(
+        self, config: Any, kind: Kind, height: int, width: int, frames: int, limits: dict[str, Any]
+    ) -> tuple[Grid, ...]:
         side = _side(config)
         return (Grid(1, side, side),)
 

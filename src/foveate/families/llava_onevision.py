@@ -54,7 +54,9 @@ class LlavaOnevision(Family):
             views += values.split([v.grid.n for v in _image_layout(core, size, alone).views])
         return views
 
-    def planned(self, config: Any, kind: Kind, height: int, width: int, frames: int = 1) -> tuple[Grid, ...]:
+    def planned(
+        self, config: Any, kind: Kind, height: int, width: int, frames: int, limits: dict[str, Any]
+    ) -> tuple[Grid, ...]:
         side = _side(config)
         if kind == "video":
             half = math.ceil(side / 2)

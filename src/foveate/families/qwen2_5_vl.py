@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InvalidValue
 from ..plan import ModelShape
 from ..tokens import Grid
 from .base import Family, Kind, Layout, pad_rows, seeded, text_shape
@@ -46,11 +47,23 @@ class Qwen25VL(Family):
         raster = per_token[torch.argsort(torch.as_tensor(order, device=per_token.device))]
         return list(raster.split([n // vision.spatial_merge_unit for n in thw.prod(-1).tolist()]))
 
-    def planned(self, config: Any, kind: Kind, height: int, width: int, frames: int = 1) -> tuple[Grid, ...]:
-        cell = config.vision_config.patch_size * config.vision_config.spatial_merge_size
-        temporal = config.vision_config.temporal_patch_size
-        t = 1 if kind == "image" else -(-frames // temporal)
-        return (Grid(t, max(1, round(height / cell)), max(1, round(width / cell))),)
+    def planned(
+        self, config: Any, kind: Kind, height: int, width: int, frames: int, limits: dict[str, Any]
+    ) -> tuple[Grid, ...]:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+        vision = config.vision_config
+        cell = vision.patch_size * vision.spatial_merge_size
+        size = limits.get("size", {})
+        low = size.get("shortest_edge", limits.get("min_pixels"))
+        high = size.get("longest_edge", limits.get("max_pixels"))
+        bounds = {"min_pixels": low, "max_pixels": high} if low and high else {}
+        try:
+            height, width = smart_resize(height, width, cell, **bounds)
+        except ValueError as error:
+            raise InvalidValue(f"{width}x{height} pixels cannot be planned: {error}") from error
+        t = 1 if kind == "image" else -(-frames // vision.temporal_patch_size)
+        return (Grid(t, height // cell, width // cell),)
 
     def query_and_key(
         self, layer: nn.Module, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], tail: int | None
