@@ -218,7 +218,8 @@ the attention mask of the language model: chosen at random, or first those that 
 
 ## How it was made
 
-`python models/train.py` draws the data, so the seed stands for it.
+`python models/train.py` draws the data, so the seed stands for it. The schedule follows the clock: a faster machine
+sees more, and two runs are never bit-identical.
 
 | | |
 |---|---|

@@ -60,7 +60,8 @@ def draw(trace: Trace, images: Sequence[Image.Image], path: str | Path, sample: 
 def _pairs(trace: Trace, images: Sequence[Image.Image], sample: int) -> list[tuple[Span, list[Image.Image]]]:
     """Each span with its picture, or with the frames of its video."""
     spans = _spans(trace, sample)
-    pairs, left = [], list(images)
+    pairs: list[tuple[Span, list[Image.Image]]] = []
+    left = list(images)
     for span in spans:
         need = 1 if span.grid.t == 1 else min(span.grid.t, len(left))
         if span.stride not in (None, span.grid.w) and pairs:  # the stitched view of an image seen before

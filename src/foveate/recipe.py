@@ -52,7 +52,8 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """It as YAML, empty fields left out."""
-        return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False, allow_unicode=True)
+        return text
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:

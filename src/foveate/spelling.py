@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidValue, unknown_name
@@ -64,7 +64,7 @@ def _present(cls: type[Method], given: dict[str, Any]) -> Schedule | None:
     if "schedule" in given:
         return given["schedule"]  # type: ignore[no-any-return]
     field = next((f for f in fields(cls) if f.name == "schedule"), None)  # type: ignore[arg-type]
-    return field.default_factory() if field else None  # type: ignore[misc, no-any-return]
+    return None if field is None or field.default_factory is MISSING else field.default_factory()
 
 
 def _ending(cls: type[Method], schedule: Schedule | None, final: Any) -> Schedule:

@@ -53,7 +53,9 @@ def plan(
     whole = make_plan(get_method("uniform", keep=1.0).steps(shape), shape, grids)
     flops, flops_whole = resolved.lm_flops(text), whole.lm_flops(text)
     if as_json:
-        steps = [dict(zip(("at", "keep", "score", "select", "merge"), s.words(), strict=True)) for s in resolved.steps]
+        steps: list[dict[str, object]] = [
+            dict(zip(("at", "keep", "score", "select", "merge"), s.words(), strict=True)) for s in resolved.steps
+        ]
         for step, n in zip(steps, resolved.after, strict=True):
             step["after"] = n
         result = {

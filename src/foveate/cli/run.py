@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from ..errors import InvalidValue
 from . import options as o
-from .show import bars, err, out, ratio, size
+from .show import bars, busy, err, out, ratio, size
 
 if TYPE_CHECKING:
     from ..ask import Answer
@@ -51,7 +52,7 @@ def run(
         foveate run photo.jpg -p "What is on the sign?" --method visionzip --keep 0.25 --overlay kept.png
     """
     overrides = o.words(keep, merge_ratio, schedule, final_prune_ratio, importance, adaptive, positions, settings)
-    with err.status("loading"):
+    with busy("loading"):
         chosen, used = _method(method, overrides, recipe)
         from ..ask import ask, prepare, uncompressed
         from ..loading import load
@@ -122,18 +123,8 @@ def _quiet() -> None:
 
 
 def _json(answers: list[Answer], recipe: dict[str, Any], overlay: Path | None) -> dict[str, Any]:
-    names = (
-        "answer",
-        "visual_tokens",
-        "tokens_per_layer",
-        "t_eq",
-        "prefill_ms",
-        "selection_ms",
-        "vision_ms",
-        "kv_bytes",
-        "method",
-    )
-    found = [{n: getattr(a, n) for n in names} for a in answers]
+    fields = [f.name for f in dataclasses.fields(answers[0]) if f.name != "trace"]
+    found: list[dict[str, Any]] = [{name: getattr(a, name) for name in fields} for a in answers]
     found[0]["recipe"] = recipe
     if overlay:
         found[0]["overlay"] = str(overlay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,11 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 WIDTH = 32
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """A spinner on stderr while something takes its time; nothing where stderr is no terminal."""
+    return err.status(what) if err.is_terminal else nullcontext()
 
 
 def bars(per_layer: Sequence[int], whole: int) -> Table:
@@ -30,9 +36,9 @@ def bars(per_layer: Sequence[int], whole: int) -> Table:
 
 def ratio(before: float, after: float) -> str:
     """How many times less, as people say it."""
-    return (
-        f"{before / after:.2f}x less" if after and before >= after else f"{after / before:.2f}x more" if before else "-"
-    )
+    if not (before and after):
+        return "-"
+    return f"{before / after:.2f}x less" if before >= after else f"{after / before:.2f}x more"
 
 
 def size(n: int) -> str:
