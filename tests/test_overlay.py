@@ -13,6 +13,11 @@ from foveate.testing import Case, answer, tiny
 QWEN, ONEVISION = Qwen25VL(), LlavaOnevision()
 
 
+def height(path):
+    with Image.open(path) as picture:
+        return picture.height
+
+
 @pytest.mark.parametrize("method", ["aim", "visionzip", "pyramiddrop", "pool"])
 def test_panels_follow_the_cuts(method):
     case = Case(QWEN, get_method(method, keep=0.25))
@@ -30,14 +35,13 @@ def test_an_image_and_a_film_strip_are_drawn(tmp_path):
     case = Case(QWEN, get_method("aim"))
     _, run = answer(case, case.inputs([[(6, 8), (3, 4, 4)]]))
     frames = [Image.new("RGB", (64, 64), c) for c in ("white", "red", "green", "blue")]
-    picture = Image.open(draw(run.trace, frames, tmp_path / "p.png"))
-    assert picture.height > 4 * 336
+    assert height(draw(run.trace, frames, tmp_path / "p.png")) > 4 * 336
 
 
 def test_both_views_of_an_anyres_image_are_drawn(tmp_path):
     case = Case(ONEVISION, get_method("divprune"))
     _, run = answer(case, case.inputs([[(6, 8)]]))
-    assert Image.open(draw(run.trace, [Image.new("RGB", (80, 60))], tmp_path / "p.png")).height > 2 * 336
+    assert height(draw(run.trace, [Image.new("RGB", (80, 60))], tmp_path / "p.png")) > 2 * 336
 
 
 def test_what_cannot_be_drawn_says_why(tmp_path):
