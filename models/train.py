@@ -323,7 +323,7 @@ class Run:
             "images seen": f"{p.images:,}",
             "questions seen": f"{p.questions:,}",
             "time": f"{p.seconds / 60:.0f} minutes",
-            "machine": f"{os.cpu_count()}-core {platform.machine()} CPU, {self.world} single-threaded processes, no GPU",
+            "machine": f"{os.cpu_count()}-core {platform.machine()} CPU, no GPU, {self.world} processes of one thread",
             "software": f"torch {torch.__version__}, transformers {transformers.__version__}",
             "options": " ".join(f"{name}={getattr(self.options, name)}" for name in shown),
         }

@@ -422,3 +422,29 @@ def test_what_enters_layer_0_are_the_means_of_what_each_survivor_stands_for(fami
             group = own[step.reduction.source[0] == rank]
             got = cut[columns.index(int(own[kept]))]
             torch.testing.assert_close(got, plain[group].mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_logits_of_more_tokens_than_stand_behind_the_image_change_nothing():
+    """logits_to_keep says how many tokens at the end are an answer, but it cannot reach into the image."""
+    c = case(QWEN, "fastv")
+    inputs = c.inputs(UNEQUAL)
+    with compress(c.model, c.method) as run:
+        last = c.model(**inputs, logits_to_keep=1).logits[:, -1]
+        kept = [cut.reduction.kept for cut in run.trace.cuts]
+        many = c.model(**inputs, logits_to_keep=40).logits[:, -1]
+        assert all(map(torch.equal, kept, [cut.reduction.kept for cut in run.trace.cuts]))
+    assert torch.equal(last, many)
+
+
+def test_a_forced_answer_has_no_say_in_the_selection():
+    c = case(QWEN, "fastv")
+    prompt = c.inputs(ONE)
+    with compress(c.model, c.method) as run:
+        c.model(**prompt, logits_to_keep=1)
+        kept = run.trace.cuts[0].reduction.kept
+        answer_ids = torch.tensor([[70, 71, 72]])
+        longer = dict(prompt, input_ids=torch.cat([prompt["input_ids"], answer_ids], 1))
+        for name, fill in (("attention_mask", 1), ("mm_token_type_ids", 0)):
+            longer[name] = torch.cat([prompt[name], torch.full_like(answer_ids, fill).to(prompt[name].dtype)], 1)
+        c.model(**longer, logits_to_keep=4)
+        assert torch.equal(run.trace.cuts[0].reduction.kept, kept)

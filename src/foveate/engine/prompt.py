@@ -49,10 +49,12 @@ class Prompt:
         kwargs: dict,
     ) -> None:
         embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
-        self.run, self.answer, self.pending = run, answer, pending
+        self.run, self.pending = run, pending
         self.copies = len(ids) // len(spans)
         visual = set(run.family.image_token_ids(run.core.config).values())
-        self.tails = [_behind_last(visual, row) - answer for row in ids[:: self.copies]]
+        behind = [_behind_last(visual, row) for row in ids[:: self.copies]]
+        self.answer = answer if answer < min(behind) else 0  # so many cannot all be an answer
+        self.tails = [n - self.answer for n in behind]
         self.rows, self.length = embeds.shape[:2]
         self.device = embeds.device
         self.spans = spans

@@ -31,6 +31,7 @@ class Trace:
     plans             the plan of each prompt of the batch
     cuts              each step on each unit, in order
     tokens_per_layer  visual tokens each LLM layer ran on, summed over the prompts of the batch
+    text_tokens       all other tokens of the batch, padding included
     kv_bytes          bytes of keys and values cached by the prefill, all layers and rows
     vision_ms, selection_ms, prefill_ms   time of the vision tower, of the method's own work inside the prefill, and of
                       the language model's prefill (selection included, vision not)

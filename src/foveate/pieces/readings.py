@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import InvalidValue
+from ..errors import InvalidValue, UnsupportedInput
 from ..ops import attention as op
 from .base import Attention, Reading
 
@@ -47,6 +47,8 @@ class TextRows(Reading):
     def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
         a = attention
         assert a.text is not None, "a vision tower has no text"
+        if a.text.shape[1] == 0:
+            raise UnsupportedInput("no text stands behind the image to rank it by; put the question after the image")
         return op.rows_attention(a.q, a.k, a.text, a.scale, row_valid=a.text_valid, valid=a.valid)
 
 
