@@ -433,7 +433,7 @@ def test_logits_of_more_tokens_than_stand_behind_the_image_change_nothing():
         kept = [cut.reduction.kept for cut in run.trace.cuts]
         many = c.model(**inputs, logits_to_keep=40).logits[:, -1]
         assert all(map(torch.equal, kept, [cut.reduction.kept for cut in run.trace.cuts]))
-    assert torch.equal(last, many)
+    torch.testing.assert_close(last, many, atol=1e-5, rtol=1e-4)
 
 
 def test_a_forced_answer_has_no_say_in_the_selection():
