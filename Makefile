@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/foveate run
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 check: install
 	$(BIN)/ruff check .
