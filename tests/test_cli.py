@@ -78,9 +78,22 @@ def test_adaptive_budgets_from_the_command_line(picture):
 
 def test_a_recipe_repeats_a_run(tmp_path):
     recipe = tmp_path / "r.yaml"
-    first = as_json("run", "--method", "divprune", "--keep", "0.2", "--save-recipe", recipe, "--no-baseline")
+    first = as_json(
+        "run",
+        "--method",
+        "divprune",
+        "--keep",
+        "0.2",
+        "--dtype",
+        "bfloat16",
+        "--max-new-tokens",
+        "2",
+        "--save-recipe",
+        recipe,
+        "--no-baseline",
+    )
     again = as_json("run", "--recipe", recipe, "--no-baseline")
-    for name in ("answer", "tokens_per_layer", "kv_bytes", "method"):
+    for name in ("answer", "tokens_per_layer", "kv_bytes", "method", "recipe"):
         assert first[name] == again[name]
     assert foveate("run", "--recipe", recipe, "--method", "aim").exit_code != 0
 
@@ -116,6 +129,24 @@ MISTAKES = {
     "recipe": (["run", "--recipe", "none.yaml"], "cannot read the recipe"),
     "size": (["plan", "aim", "--image-size", "big"], "--image-size takes WIDTHxHEIGHT"),
     "t_eq": (["plan", "fastv", "--t-eq", "1"], "out of reach"),
+    "dtype": (["run", "--dtype", "float13"], "did you mean 'float32'"),
+    "device": (["run", "--device", "zzz"], "cannot use device 'zzz'"),
+    "overlay": (["run", "--overlay", "/nope/x.png"], "no folder /nope"),
+    "not a png": (["run", "--overlay", "x.jpg"], "writes a PNG"),
+    "text for a number": (["run", "--set", "keep=abc"], "keep takes float"),
+    "fraction for a layer": (["run", "--method", "fastv", "--set", "layer=1.5"], "layer takes int"),
+    "number for a score": (["run", "--set", "importance=3"], "importance takes Score"),
+    "word for a switch": (["run", "--set", "faithful=maybe"], "faithful takes bool"),
+    "no such choice": (["run", "--set", "per=video"], "per takes"),
+    "twice": (["run", "--keep", "0.5", "--set", "keep=0.1"], "given twice"),
+    "no yaml": (["run", "--set", "x={"], "cannot read the value"),
+    "negative": (["run", "--method", "progressive", "--keep", "-1"], "must lie in [0, 1]"),
+    "adaptive": (["run", "--method", "pyramiddrop", "--adaptive", "0.1:0.4"], "keep takes float"),
+    "placeholder": (["run", "-p", "<|image_pad|>"], "holds the placeholder"),
+    "keep and t_eq": (["plan", "fastv", "--keep", "0.5", "--t-eq", "80"], "--t-eq finds the keep"),
+    "option": (["run", "--nonsense"], "No such option: --nonsense"),
+    "argument": (["plan"], "Missing argument"),
+    "range": (["run", "--max-new-tokens", "0"], "--max-new-tokens"),
     "card": (["methods", "aimm"], "did you mean 'aim'"),
 }
 
@@ -187,7 +218,9 @@ def test_lists_and_cards():
 @pytest.mark.parametrize("command", ["run", "plan", "methods", "models"])
 def test_help_ends_with_commands_that_work(command):
     text = foveate(command, "--help").stdout
-    assert "Examples:" in text and text.count(f"foveate {command}") >= 2
+    examples = text[text.index("Examples:") :]
+    assert "--help" not in examples, "the examples come last"
+    assert examples.count(f"foveate {command}") == 2
 
 
 def test_the_program_runs_as_one():

@@ -17,9 +17,9 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.card.name)
 def test_a_recipe_gives_back_the_method(method, tmp_path):
-    Recipe.of(method, prompt="why?", seed=3).save(tmp_path / "r.yaml")
+    Recipe.of(method, prompt="why?", dtype="bfloat16").save(tmp_path / "r.yaml")
     again = Recipe.load(tmp_path / "r.yaml")
-    assert again.to_method() == method and again.prompt == "why?" and again.seed == 3
+    assert again.to_method() == method and again.prompt == "why?" and again.dtype == "bfloat16"
     assert again.versions["transformers"]
 
 
@@ -30,7 +30,7 @@ def test_a_recipe_gives_back_the_method(method, tmp_path):
         ("[1, 2]", "holds no recipe"),
         ("method: {", "no YAML"),
         ("settings: {}", "method"),
-        ("method: fastv\nseed: many", "seed"),
+        ("method: fastv\nmax_new_tokens: many", "max_new_tokens"),
     ],
 )
 def test_a_wrong_file_names_the_mistake(text, message, tmp_path):
@@ -45,7 +45,10 @@ def test_a_wrong_file_names_the_mistake(text, message, tmp_path):
         (Recipe(method="fastvv"), "did you mean 'fastv'"),
         (Recipe(method="fastv", settings={"nose": 1}), "nose"),
         (Recipe(method="fastv", settings={"importance": {"name": "Nose"}}), "no such piece"),
-        (Recipe(method="fastv", settings={"importance": {"name": "Hybrid", "fields": {"x": 1}}}), "cannot be built"),
+        (Recipe(method="fastv", settings={"importance": {"name": "Hybrid", "fields": {"x": 1}}}), "takes the fields"),
+        (Recipe(method="fastv", settings={"importance": {"name": "Hybrid", "fields": [3]}}), "takes the fields"),
+        (Recipe(method="fastv", settings={"layer": [1, 2]}), "layer takes int"),
+        (Recipe(method="fastv", settings={"importance": {"name": "LastQuery"}}), "importance takes Score"),
     ],
 )
 def test_a_wrong_method_names_the_mistake(recipe, message):

@@ -47,6 +47,9 @@ def prepare(loaded: Loaded, prompt: str, images: Sequence[Image.Image]) -> dict[
     """Model inputs for one chat turn with the images first; raises InvalidValue for an empty prompt."""
     if not prompt.strip():
         raise InvalidValue("the prompt is empty; ask something with --prompt")
+    for token in (getattr(loaded.processor, "image_token", None), getattr(loaded.processor, "video_token", None)):
+        if token and token in prompt:
+            raise InvalidValue(f"the prompt holds the placeholder {token}; images are placed for you, leave it out")
     content = [{"type": "image"} for _ in images] + [{"type": "text", "text": prompt}]
     text = loaded.processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import InvalidValue, UnsupportedInput
+from .errors import InvalidValue, UnsupportedInput, unknown_name
 from .families import family_of
 from .families.base import Kind
 from .tokens import Grid
@@ -26,8 +26,10 @@ PROCESSOR_SETTINGS = (
     "num_image_tokens",
     "vision_aspect_ratio",
 )
-#: Pixels beyond which a file is taken for a decompression bomb.
-MOST_PIXELS = 1_000_000_000
+#: Bytes of a decoded picture beyond which a file is refused: 20,000 x 20,000 in RGB still opens.
+MOST_BYTES = 1_250_000_000
+#: Number formats a model can be loaded in; "auto" is that of the checkpoint.
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def load(
     from transformers import AutoModelForImageTextToText
 
     path = str(path or embedded_model_path())
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
     family_of(load_config(path))
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     try:
@@ -66,7 +70,10 @@ def load(
     except (OSError, ValueError, ImportError) as error:
         raise InvalidValue(f"cannot load {path}: {_first_line(error)}") from error
     processor.tokenizer.padding_side = "left"  # a batch is generated from its right end
-    return Loaded(model.to(device).eval() if device else model.eval(), processor)
+    try:
+        return Loaded(model.to(device).eval() if device else model.eval(), processor)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidValue(f"cannot use device {device!r}: {_first_line(error)}") from error
 
 
 def load_config(path: str | Path | None = None) -> Any:
@@ -174,9 +181,10 @@ def open_image(path: str | Path) -> Image.Image:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height * len(image.getbands()) > MOST_BYTES:
                 raise InvalidValue(
-                    f"{path} has {image.width}x{image.height} pixels; make it smaller than {MOST_PIXELS:,}"
+                    f"{path} has {image.width}x{image.height} pixels of {len(image.getbands())} bytes; make it smaller "
+                    f"than {MOST_BYTES:,} bytes"
                 )
             image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
             return _reduced(image)

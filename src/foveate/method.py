@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import ClassVar
+from typing import ClassVar, get_type_hints
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from .errors import InvalidValue, unknown_name
 from .plan import Layer, ModelShape, Positions, Step
@@ -85,11 +89,30 @@ def get_method(method: str | Method, **overrides: object) -> Method:
         cls, given = known[method], {}
     else:
         cls, given = type(method), method.settings()
-    wanted = settings(cls, given, overrides)
+    wanted = checked(cls, settings(cls, given, overrides))
     try:
         return cls(**{**given, **wanted})
     except TypeError as error:
         raise InvalidValue(f"{cls.card.name}: {error}") from error
+
+
+def checked(cls: type, values: dict[str, object]) -> dict[str, object]:
+    """Values that fit the annotations of a dataclass's fields; numbers given as text become numbers.
+
+    Raises InvalidValue that names the field, what it takes and what was given.
+    """
+    hints = get_type_hints(cls)
+    result = {}
+    for name, value in values.items():
+        try:
+            adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+            result[name] = adapter.validate_python(value)
+        except PydanticUserError:  # the type brings its own configuration: one of our dataclasses
+            result[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            wanted = re.sub(r"\b(?:\w+\.)+", "", inspect.formatannotation(hints[name]))
+            raise InvalidValue(f"{name} takes {wanted}, got {value!r}") from error
+    return result
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ def draw(trace: Trace, images: Sequence[Image.Image], path: str | Path, sample: 
     """
     if not trace.plans:
         raise InvalidValue("nothing to draw: the last prompt had no visual tokens")
+    if not any(cut.sample == sample for cut in trace.cuts):
+        raise InvalidValue("nothing to draw: nothing was cut")
     states = panels(trace, sample)
     rows = [
         row for span, pictures in _pairs(trace, images, sample) for row in _rows(trace, span, pictures, states[span])
@@ -128,7 +130,9 @@ def _rows(
         base = picture.convert("RGB").resize(_fit(grid), Image.Resampling.BICUBIC)
         name = f"{picture.width}x{picture.height} pixels, {grid} tokens"
         first = f"frame {f}: {name}" if grid.t > 1 else name
-        row = [(f"{first}\n{trace.visual_tokens} visual tokens, T_eq {trace.t_eq:.1f}", _boxed(_ruled(base, grid)))]
+        alone = len(trace.plans) == 1
+        whole = f"{trace.visual_tokens} visual tokens, T_eq {trace.t_eq:.1f}" if alone else "one prompt of a batch"
+        row = [(f"{first}\n{whole}", _boxed(_ruled(base, grid)))]
         size = grid.h * grid.w
         for state in states:
             row.append((state.title, _boxed(_painted(base, span, state.owner, f * size))))

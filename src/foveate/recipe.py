@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import __version__, pieces
 from .errors import InvalidValue
-from .method import Method, TwoStage, all_methods
+from .method import Method, TwoStage, all_methods, checked
 from .ops import schedule
 
 
@@ -32,7 +32,6 @@ class Recipe(BaseModel):
     dtype: str | None = None
     prompt: str | None = None
     images: list[str] = Field(default_factory=list)
-    seed: int = 0
     max_new_tokens: int | None = Field(default=None, ge=1)
     versions: dict[str, str] = Field(default_factory=_versions)
 
@@ -109,8 +108,9 @@ def _method(name: str, settings: dict[str, Any]) -> Method:
     return get_method(name, **{n: _read(v) for n, v in settings.items()})
 
 
-def _built(cls: type, inner: dict[str, Any]) -> Any:
-    try:
-        return cls(**{n: _read(v) for n, v in inner.items()})
-    except TypeError as error:
-        raise InvalidValue(f"the recipe's {cls.__name__} cannot be built: {error}") from error
+def _built(cls: type, inner: Any) -> Any:
+    known = [f.name for f in dataclasses.fields(cls)]
+    if not isinstance(inner, dict) or not set(inner) <= set(known):
+        takes = ", ".join(known) or "(none)"
+        raise InvalidValue(f"the recipe's {cls.__name__} takes the fields {takes}, got {inner!r}")
+    return cls(**checked(cls, {n: _read(v) for n, v in inner.items()}))

@@ -16,14 +16,7 @@ from .show import out
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show the card of this one.")] = None, as_json: Json = False
 ) -> None:
-    """List the methods, or show one method's card: where it comes from, its settings, where it departs from its paper.
-
-    [dim]Examples:[/dim]
-
-        foveate methods
-
-        foveate methods aim
-    """
+    """List the methods, or show one's card: where it comes from, its settings, where it departs from its paper."""
     from ..errors import unknown_name
     from ..method import all_methods
 
@@ -73,14 +66,7 @@ def _show(card: dict[str, Any]) -> None:
 
 
 def models(as_json: Json = False) -> None:
-    """List the model families that have an adapter.
-
-    [dim]Examples:[/dim]
-
-        foveate models
-
-        foveate models --json
-    """
+    """List the model families that have an adapter."""
     from ..families import families
     from ..loading import embedded_model_path
 

@@ -55,7 +55,12 @@ def words(
         name, equals, value = pair.partition("=")
         if not equals:
             raise InvalidValue(f"--set takes NAME=VALUE, got {pair!r}")
-        found[name] = yaml.safe_load(value)
+        if found.get(name) is not None:
+            raise InvalidValue(f"{name} is given twice; give it once")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InvalidValue(f"--set {name}: cannot read the value {value!r}") from None
     return {name: value for name, value in found.items() if value is not None}
 
 

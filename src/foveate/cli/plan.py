@@ -16,8 +16,8 @@ def plan(
     method: Annotated[str, typer.Argument(help="Name of the method.")],
     model: o.Model = None,
     image_size: Annotated[str, typer.Option(metavar="WxH", help="Pixels of the image or of a frame.")] = "336x336",
-    frames: Annotated[int, typer.Option(help="Frames of a video; 0 for an image.")] = 0,
-    text: Annotated[int, typer.Option(help="Text tokens of the prompt, for the FLOPs.")] = 40,
+    frames: Annotated[int, typer.Option(min=0, help="Frames of a video; 0 for an image.")] = 0,
+    text: Annotated[int, typer.Option(min=0, help="Text tokens of the prompt, for the FLOPs.")] = 40,
     t_eq: Annotated[float | None, typer.Option(help="Find the keep that gives this T_eq.")] = None,
     keep: o.Keep = None,
     merge_ratio: o.MergeRatio = None,
@@ -28,14 +28,9 @@ def plan(
     settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
-    """Print the plan: tokens after each step and per layer, T_eq and FLOPs. Loads no weights.
-
-    [dim]Examples:[/dim]
-
-        foveate plan aim --image-size 672x448
-
-        foveate plan fastv --t-eq 64 --json
-    """
+    """Print the plan: tokens after each step and per layer, T_eq and FLOPs. Loads no weights."""
+    if t_eq is not None and (keep or merge_ratio or adaptive):
+        raise InvalidValue("--t-eq finds the keep; leave --keep, --merge-ratio and --adaptive out")
     from ..families import family_of
     from ..loading import load_config, planned_grids
     from ..method import get_method

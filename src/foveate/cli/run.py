@@ -36,21 +36,15 @@ def run(
     save_recipe: Annotated[Path | None, typer.Option(help="Write the recipe that was run.")] = None,
     baseline: Annotated[bool, typer.Option(help="Also run without compression.")] = True,
     no_image: Annotated[bool, typer.Option("--no-image", help="Ask without an image.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="At most so many; 64 by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     attn: Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2, ...")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Write a picture of what was kept to this PNG.")] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Ask about images with the visual tokens compressed, and print what it saved. Without arguments: a demonstration.
-
-    [dim]Examples:[/dim]
-
-        foveate run
-
-        foveate run photo.jpg -p "What is on the sign?" --method visionzip --keep 0.25 --overlay kept.png
-    """
+    """Ask about images with compressed visual tokens, and print what it saved. Without arguments: a demonstration."""
+    _check_outputs(overlay, save_recipe)
     overrides = o.words(keep, merge_ratio, schedule, final_prune_ratio, importance, adaptive, positions, settings)
     with busy("loading"):
         chosen, used = _method(method, overrides, recipe)
@@ -60,8 +54,10 @@ def run(
 
         pictures, names, question = _question(images, prompt, no_image, used)
         _quiet()
-        loaded = load(model or used.get("model"), dtype=dtype, device=device, attn_implementation=attn)
+        model, dtype = model or used.get("model"), dtype or used.get("dtype", "auto")
+        loaded = load(model, dtype=dtype, device=device, attn_implementation=attn)
         inputs = prepare(loaded, question, pictures)
+    max_new_tokens = max_new_tokens or used.get("max_new_tokens", 64)
     contenders = [chosen, uncompressed()] if baseline else [chosen]
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("answering", total=4 * len(contenders))
@@ -77,6 +73,15 @@ def run(
         print(json.dumps(_json(answers, written.model_dump(exclude_none=True), overlay)))
     else:
         _print(question, answers, overlay)
+
+
+def _check_outputs(overlay: Path | None, save_recipe: Path | None) -> None:
+    """Before anything is computed: what is to be written can be written."""
+    if overlay and overlay.suffix.lower() != ".png":
+        raise InvalidValue(f"--overlay writes a PNG; name it so, as in {overlay.with_suffix('.png')}")
+    for path in (overlay, save_recipe):
+        if path and not path.parent.is_dir():
+            raise InvalidValue(f"cannot write {path}: there is no folder {path.parent}")
 
 
 def _method(name: str | None, overrides: dict[str, Any], recipe: Path | None) -> tuple[Any, dict[str, Any]]:

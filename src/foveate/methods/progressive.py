@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ..errors import InvalidValue
 from ..method import Card, Method
 from ..ops.schedule import Explicit, Linear, Schedule
 from ..pieces import Read, Score
@@ -28,6 +29,10 @@ class Progressive(Method):
         "Progressive pruning by a schedule of your own",
         signals=("the importance you choose",),
     )
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and not 0 <= self.keep <= 1:
+            raise InvalidValue(f"keep is what the last layer runs on and must lie in [0, 1], got {self.keep:g}")
 
     def steps(self, model: ModelShape) -> Iterator[Step]:
         fractions = self.schedule.per_layer(model.layers)
