@@ -11,6 +11,9 @@ from torch.nn.functional import normalize
 
 from ..errors import InvalidValue
 
+KEPT = 2**23
+"""Similarities that are kept rather than computed anew for each pick: 32 MB in float32."""
+
 
 def top_k(score: Float[Tensor, "B N"], count: int) -> Int[Tensor, "B T"]:
     """The `count` highest scores of each row. Cost: a stable sort. Raises InvalidValue unless 1 <= count <= N."""
@@ -49,7 +52,8 @@ def max_min(x: Float[Tensor, "B N D"], count: int, chunk: int = 1024, centre: bo
 
     Isolated means the largest distance to the nearest neighbour. `centre` subtracts the mean token before the cosine. A
     zero vector is at distance 1 from everything. Cost: N x N x D once, in chunks of rows, then N x D a pick; memory
-    chunk x N. Raises InvalidValue unless 1 <= count <= N and chunk >= 1.
+    chunk x N. Up to N = 2,896 all similarities are kept (32 MB) and a pick costs N. Raises InvalidValue unless
+    1 <= count <= N and chunk >= 1.
     Source: DivPrune (arXiv 2503.02175); the released code holds N x N distances and gathers T x N of them every pick.
     """
     n = x.shape[1]
@@ -57,12 +61,17 @@ def max_min(x: Float[Tensor, "B N D"], count: int, chunk: int = 1024, centre: bo
     if chunk < 1:
         raise InvalidValue(f"chunk must be at least 1, got {chunk}")
     u = unit(x - x.float().mean(1, keepdim=True)) if centre else unit(x)
-    pick = first_argmax(-_nearest_similarity(u, chunk))
+    similarity = _similarity_to_others(u, 0, n) if n * n <= KEPT else None
+    pick = first_argmax(-(_nearest_similarity(u, chunk) if similarity is None else similarity.amax(2)))
     picks = [pick]
     distance = torch.full(u.shape[:2], torch.inf, device=u.device)
     for _ in range(count - 1):
-        chosen = u.gather(1, pick[:, None, None].expand(-1, 1, u.shape[2]))
-        distance = torch.minimum(distance, 1 - (u @ chosen.transpose(1, 2))[..., 0])
+        if similarity is None:
+            chosen = u.gather(1, pick[:, None, None].expand(-1, 1, u.shape[2]))
+            row = (u @ chosen.transpose(1, 2))[..., 0]
+        else:
+            row = similarity.gather(1, pick[:, None, None].expand(-1, 1, n))[:, 0]
+        distance = torch.minimum(distance, 1 - row)
         distance.scatter_(1, pick[:, None], -torch.inf)
         pick = first_argmax(distance)
         picks.append(pick)
@@ -91,12 +100,14 @@ def check_count(count: int, n: int) -> None:
 def _nearest_similarity(u: Float[Tensor, "B N D"], chunk: int) -> Float[Tensor, "B N"]:
     """Cosine of each unit vector with its nearest other one."""
     n = u.shape[1]
-    nearest = []
-    for start in range(0, n, chunk):
-        similarity = u[:, start : start + chunk] @ u.transpose(1, 2)
-        similarity.diagonal(start, 1, 2).fill_(-torch.inf)
-        nearest.append(similarity.amax(2))
-    return torch.cat(nearest, dim=1)
+    return torch.cat([_similarity_to_others(u, i, min(i + chunk, n)).amax(2) for i in range(0, n, chunk)], dim=1)
+
+
+def _similarity_to_others(u: Float[Tensor, "B N D"], start: int, stop: int) -> Float[Tensor, "B r N"]:
+    """Cosines of some unit vectors with all; with themselves minus infinity."""
+    similarity = u[:, start:stop] @ u.transpose(1, 2)
+    similarity.diagonal(start, 1, 2).fill_(-torch.inf)
+    return similarity
 
 
 def _evenly(n: int, count: int) -> list[int]:
