@@ -8,7 +8,7 @@ the same call, less the tower's, under the math attention backend, which the cou
 what is saved on paper is saved on the clock. With fewer tokens (--tokens 1024) CPU kernels run on too few rows to be
 efficient, and the ratio falls.
 
-    python benchmarks/realised.py [--runs 5] [--tokens 2304] [--keep 0.25] [--threads 2] [--json out.json]
+    python benchmarks/realised.py [--runs 5] [--family qwen] [--tokens 2304] [--keep 0.25] [--threads 2] [--json out.json]
 """
 
 from __future__ import annotations
@@ -27,25 +27,35 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import foveate
+from foveate.families.base import Family
+from foveate.families.llava import Llava
 from foveate.families.qwen2_5_vl import Qwen25VL
 from foveate.method import Method
 
 
-def model_and_inputs(tokens: int) -> tuple[torch.nn.Module, dict]:
+def model_and_inputs(family: str, tokens: int) -> tuple[torch.nn.Module, dict]:
     """A random model of at least 0.3 B parameters and a prompt of about `tokens` visual tokens."""
-    family = Qwen25VL()
-    model = family.tiny(
-        0, hidden_size=2048, intermediate_size=8192, num_hidden_layers=6, num_attention_heads=16,
-        num_key_value_heads=4, initializer_range=0.02,
-        rope_parameters={"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
-    )  # fmt: skip
     side = round(tokens**0.5)
-    return model, family.tiny_inputs(model, [[(side, tokens // side)]], text=40)
+    text = dict(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=6, num_attention_heads=16, num_key_value_heads=4,
+        initializer_range=0.02,
+    )  # fmt: skip
+    if family == "qwen":
+        rope = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}
+        adapter: Family = Qwen25VL()
+        model = adapter.tiny(0, **text, rope_parameters=rope)
+    else:
+        adapter = Llava()
+        config = adapter.tiny(0, **text).config
+        config.vision_config.image_size = 14 * side
+        model = transformers.LlavaForConditionalGeneration(config).eval()
+    return model, adapter.tiny_inputs(model, [[(side, tokens // side)]], text=40)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--family", choices=("qwen", "llava"), default="qwen", help="tower without or with CLS")
     parser.add_argument("--tokens", type=int, default=2304)
     parser.add_argument("--keep", type=float, default=0.25)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -54,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
-    model, inputs = model_and_inputs(options.tokens)
+    model, inputs = model_and_inputs(options.family, options.tokens)
     methods: dict[str, Method | None] = {"none": None}
     methods |= {name: foveate.get_method(name, keep=options.keep) for name in options.methods}
 
@@ -64,7 +74,8 @@ def main() -> None:
 
     def tower() -> None:
         with torch.no_grad():
-            model.base_model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+            seen = {k: inputs[k] for k in ("pixel_values", "image_grid_thw") if k in inputs}
+            model.base_model.get_image_features(**seen)
 
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         tower()
