@@ -8,7 +8,7 @@ the same call, less the tower's, under the math attention backend, which the cou
 what is saved on paper is saved on the clock. With fewer tokens (--tokens 1024) CPU kernels run on too few rows to be
 efficient, and the ratio falls.
 
-    python benchmarks/realised.py [--runs 5] [--family qwen] [--tokens 2304] [--keep 0.25] [--threads 2] [--json out.json]
+    python benchmarks/realised.py [--runs 5] [--family qwen] [--tokens 2304] [--keep 0.25] [--json out.json]
 """
 
 from __future__ import annotations
