@@ -69,9 +69,9 @@ def _fail(message: str, code: int, debug: bool) -> None:
 
 def _import_remedy(error: ImportError) -> str:
     if importlib.util.find_spec("torchvision") is not None:
-        try:
-            import torchvision  # noqa: F401
-        except (ImportError, RuntimeError):
+        from ..loading import torchvision_works
+
+        if not torchvision_works():
             return (
                 "torchvision is installed but does not load beside this torch, and transformers needs it to load or to "
                 "be absent: install the build that fits, or pip uninstall torchvision"

@@ -25,7 +25,7 @@ class Columns:
     index: Int[Tensor, "R C"]
     valid: Bool[Tensor, "R C"] | None
     lengths: tuple[int, ...]
-    shift: Int[Tensor, R] | None = None  # noqa: F821
+    shift: Int[Tensor, " R"] | None = None
 
     @classmethod
     def full(cls, mask: Tensor | None, rows: int, length: int, device: torch.device) -> Columns:
@@ -51,9 +51,9 @@ class Live:
 
     span: Span
     sample: int
-    columns: Int[Tensor, N]  # noqa: F821
-    where: Int[Tensor, N]  # noqa: F821
-    size: Float[Tensor, N]  # noqa: F821
+    columns: Int[Tensor, " N"]
+    where: Int[Tensor, " N"]
+    size: Float[Tensor, " N"]
 
     @property
     def count(self) -> int:
@@ -77,9 +77,9 @@ class Unit:
 
     parts: list[Live]
     sample: int
-    columns: Int[Tensor, N] = field(init=False)  # noqa: F821
-    where: Int[Tensor, N] = field(init=False)  # noqa: F821
-    size: Float[Tensor, N] = field(init=False)  # noqa: F821
+    columns: Int[Tensor, " N"] = field(init=False)
+    where: Int[Tensor, " N"] = field(init=False)
+    size: Float[Tensor, " N"] = field(init=False)
     grids: tuple[Grid, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -315,14 +315,18 @@ class Prompt:
 
     def full_length(self, cache: Any) -> int:
         """Tokens of the prompt and of what followed it, as if nothing had been removed."""
-        return self.length + cache.get_seq_length(0) - self.layers[0].index.shape[1]
+        return self.length + self.followed_by(cache)
+
+    def followed_by(self, cache: Any) -> int:
+        """Tokens that the cache holds behind the prompt; negative if it was cropped into the prompt."""
+        held: int = cache.get_seq_length(0)
+        return held - self.layers[0].index.shape[1]
 
     # ── afterwards ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def positions_from(self, cache: Any, new: int) -> Int[Tensor, ...]:
+    def positions_from(self, cache: Any, new: int) -> Int[Tensor, "*axes new"]:
         """Positions of the next `new` tokens in the full prompt's count."""
-        past = cache.get_seq_length(0) - self.layers[0].index.shape[1]
-        here = self.next_position[:, None] + past + torch.arange(new, device=self.device)
+        here = self.next_position[:, None] + self.followed_by(cache) + torch.arange(new, device=self.device)
         return here.expand(3, -1, -1) if self.run.shape.mrope else here
 
 

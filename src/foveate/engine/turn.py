@@ -40,7 +40,7 @@ class Turn:
         self.masks: dict[int, Tensor | None] = {}
         embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
         door = prompt.layers[0]
-        past = self.cache.get_seq_length(0) - door.index.shape[1]
+        past = prompt.followed_by(self.cache)
         width = prompt.length + past + embeds.shape[1]
         if embeds.shape[0] != prompt.rows or past < 0:
             raise UnsupportedInput(

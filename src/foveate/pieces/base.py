@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..errors import InvalidValue
 from ..tokens import Grid, Reduction, VisualTokens
 
 
@@ -104,7 +105,7 @@ class Measure(ABC):
     """One number per image from its tokens, 0 to 1; an adaptive budget follows it."""
 
     @abstractmethod
-    def __call__(self, tokens: VisualTokens) -> Float[Tensor, B]:  # noqa: F821
+    def __call__(self, tokens: VisualTokens) -> Float[Tensor, " B"]:
         """The measure."""
 
 
@@ -120,8 +121,6 @@ class Adaptive:
     high: float
 
     def __post_init__(self) -> None:
-        from ..errors import InvalidValue
-
         if not 0 < self.low <= self.high <= 1:
             raise InvalidValue(f"an adaptive keep needs 0 < low <= high <= 1, got low={self.low}, high={self.high}")
 

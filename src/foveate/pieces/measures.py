@@ -16,5 +16,5 @@ from .base import Measure
 class Complexity(Measure):
     """0 for identical tokens, 1 for tokens spread evenly over all directions; see `ops.complexity`."""
 
-    def __call__(self, tokens: VisualTokens) -> Float[Tensor, B]:  # noqa: F821
+    def __call__(self, tokens: VisualTokens) -> Float[Tensor, " B"]:
         return complexity(tokens.x)
