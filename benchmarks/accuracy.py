@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 import torch
 
 import foveate
-from foveate.method import Method, TwoStage
+from foveate.compose import TwoStage
+from foveate.method import Method
 from foveate.ops.schedule import Pyramid
 from foveate.scenes import Sample, evaluation_set, is_correct
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from foveate.compose import TwoStage
 from foveate.families import families
-from foveate.method import TwoStage, all_methods
+from foveate.method import all_methods
 from foveate.testing import PROMISES, Case
 
 METHODS = {name: cls() for name, cls in all_methods().items()}

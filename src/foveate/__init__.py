@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compose import TwoStage, With
     from .engine.run import attach, compress
     from .errors import FoveateError
     from .loading import load
-    from .method import Card, Method, TwoStage, all_methods, get_method
+    from .method import Card, Method, all_methods, get_method
     from .plan import make_plan, solve
 
 __version__ = "0.1.0"
@@ -26,7 +27,8 @@ _HOME = {
     "get_method": "method",
     "load": "loading",
     "Method": "method",
-    "TwoStage": "method",
+    "TwoStage": "compose",
+    "With": "compose",
     "make_plan": "plan",
     "solve": "plan",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "FoveateError",
     "Method",
     "TwoStage",
+    "With",
     "all_methods",
     "attach",
     "compress",

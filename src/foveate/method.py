@@ -17,13 +17,15 @@ from typing import ClassVar, get_type_hints
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from .errors import InvalidValue, unknown_name
-from .plan import Layer, ModelShape, Positions, Step
+from .plan import ModelShape, Step
 
 
 @dataclass(frozen=True)
 class Card:
     """Where a method comes from and how ours differs.
 
+    modality    what it is for: "image", "video" or both
+    checked     what was checked against what, beyond the promises that every method keeps
     deviations  each departure from the released code, with its reason
     """
 
@@ -32,6 +34,8 @@ class Card:
     paper: str = ""
     venue: str = ""
     signals: tuple[str, ...] = ()
+    modality: tuple[str, ...] = ("image", "video")
+    checked: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
 
 
@@ -40,10 +44,15 @@ class Method(ABC):
 
     Subclasses are final, set `card`, have a field `keep` (what it means is theirs to say) and write `steps`. A field
     `positions` overrides the published policy of the steps: "keep" (survivors keep the position they had) or "compact"
-    (renumbered, not possible with M-RoPE, where a published "compact" becomes "keep").
+    (renumbered, not possible with M-RoPE, where a published "compact" becomes "keep"); a field `bias` is added to the
+    attention logits behind the first cut.
+
+    keep=1 must keep everything, whatever the other settings. A method made of others names the fields that hold them in
+    `parts`; its `keep` is then that of the first.
     """
 
     card: ClassVar[Card]
+    parts: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def steps(self, model: ModelShape) -> Iterator[Step]:
@@ -52,6 +61,19 @@ class Method(ABC):
     def replaced(self, **settings: object) -> Method:
         """The same method with some fields set otherwise."""
         return dataclasses.replace(self, **settings)  # type: ignore[type-var]
+
+    def with_keep(self, keep: float) -> Method:
+        """The same method at another `keep`."""
+        if not self.parts:
+            return self.replaced(keep=keep)
+        first = self.parts[0]
+        return self.replaced(**{first: getattr(self, first).with_keep(keep)})
+
+    def chosen(self, name: str) -> object:
+        """A setting that applies to the whole run (positions, bias): its own, else the first that a part has chosen."""
+        own = self.settings().get(name)
+        inner = (getattr(self, part).chosen(name) for part in self.parts)
+        return own if own is not None else next((value for value in inner if value is not None), None)
 
     def settings(self) -> dict[str, object]:
         """Field names and values, for recipes and cards."""
@@ -80,7 +102,7 @@ def get_method(method: str | Method, **overrides: object) -> Method:
 
     Raises InvalidValue for an unknown name, setting or word, naming the nearest ones.
     """
-    from .spelling import settings
+    from .spelling import settings, swaps
 
     if isinstance(method, str):
         known = all_methods()
@@ -89,11 +111,17 @@ def get_method(method: str | Method, **overrides: object) -> Method:
         cls, given = known[method], {}
     else:
         cls, given = type(method), method.settings()
+    swapped, overrides = swaps(cls, overrides)
     wanted = checked(cls, settings(cls, given, overrides))
     try:
-        return cls(**{**given, **wanted})
+        made = cls(**{**given, **wanted})
     except TypeError as error:
         raise InvalidValue(f"{cls.card.name}: {error}") from error
+    if not swapped:
+        return made
+    from .compose import With
+
+    return With(made, **checked(With, swapped))  # type: ignore[arg-type]
 
 
 def checked(cls: type, values: dict[str, object]) -> dict[str, object]:
@@ -113,34 +141,3 @@ def checked(cls: type, values: dict[str, object]) -> dict[str, object]:
             wanted = re.sub(r"\b(?:\w+\.)+", "", inspect.formatannotation(hints[name]))
             raise InvalidValue(f"{name} takes {wanted}, got {value!r}") from error
     return result
-
-
-@dataclass(frozen=True)
-class TwoStage(Method):
-    """Any reduction before the language model, then any inside it, on what the first left.
-
-    The second method's fractions are of the first one's survivors. Raises InvalidValue at planning time when `merge`
-    cuts inside the language model or `prune` before it.
-    """
-
-    merge: Method
-    prune: Method
-    positions: Positions | None = None
-
-    card = Card("two-stage", "Two stages: before the language model, then inside it", signals=("those of its parts",))
-
-    def steps(self, model: ModelShape) -> Iterator[Step]:
-        left = 1.0
-        for step in self.merge.steps(model):
-            if isinstance(step.at, Layer):
-                raise InvalidValue(
-                    f"{self.merge.card.name} cuts at {step.at}: as `merge` give one that cuts before the LLM"
-                )
-            left = step.highest
-            yield step
-        for step in self.prune.steps(model):
-            if not isinstance(step.at, Layer):
-                raise InvalidValue(
-                    f"{self.prune.card.name} cuts at {step.at}: as `prune` give one that cuts inside the LLM"
-                )
-            yield step.scaled(left)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .errors import InvalidValue
 from .ops.schedule import Schedule
-from .pieces.base import Adaptive, Merge, Reading, Score, Select
+from .pieces.base import Budget, Merge, Reading, Score, Select
 from .pieces.merges import Drop
 from .pieces.selects import TopK
 from .tokens import Grid
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class ModelShape:
     """What a plan needs to know of a model, from its config alone.
 
-    layers, hidden, heads, kv_heads, head_dim, ffn and vocab are the language model's; vision_blocks and has_cls the
-    vision tower's; mrope tells that positions have three axes, so that survivors cannot be renumbered.
+    layers, hidden, heads, kv_heads, head_dim, ffn and vocab are the language model's; mrope tells that positions have
+    three axes, so that survivors cannot be renumbered. Of the vision tower: vision_blocks, the block whose output makes
+    the features, the blocks whose attention is global (the others see a window), and whether it has a CLS token.
     """
 
     family: str
@@ -36,8 +37,18 @@ class ModelShape:
     ffn: int
     vocab: int
     vision_blocks: int
+    vision_features: int
+    vision_global: tuple[int, ...]
     has_cls: bool = False
     mrope: bool = False
+
+    def vision_block(self, depth: float) -> int:
+        """The block with global attention nearest to this fraction of the depth of the blocks that make the features.
+
+        0 is the first, 1 the last one; of two equally near the earlier.
+        """
+        behind = [b for b in self.vision_global if b <= self.vision_features] or [self.vision_features]
+        return min(behind, key=lambda b: (abs(b - depth * self.vision_features), b))
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Vision:
 
     block: int | None = None
     layer = 0
+    stage = "vision"
 
     def __str__(self) -> str:
         return "vision" if self.block is None else f"vision block {self.block}"
@@ -60,6 +72,7 @@ class Projector:
     """After the projector, before LLM layer 0."""
 
     layer = 0
+    stage = "projector"
 
     def __str__(self) -> str:
         return "projector"
@@ -70,12 +83,15 @@ class Layer:
     """Before LLM layer `layer`: that layer is the first to run on the survivors."""
 
     layer: int
+    stage = "llm"
 
     def __str__(self) -> str:
         return f"layer {self.layer}"
 
 
 Site = Vision | Projector | Layer
+#: tokens that have competed together cannot be told apart again on the host
+WIDER = {"frame": 0, "image": 0, "views": 1, "prompt": 2}
 Positions = Literal["keep", "compact"]
 
 
@@ -85,22 +101,26 @@ class Step:
     in by a **merge**r.
 
     keep      fraction of the uncompressed count, at every site; 0 withdraws all visual tokens (LLM layers only)
-    per       the tokens that compete with each other: those of one image, of one frame, or of the whole prompt
+    per       the tokens that compete with each other: those of one frame, of one grid ("image"), of all grids of one
+              image ("views": thumbnail and crops), or of the whole prompt
     rounding  how the fraction becomes a count: to the nearest (half up), or down as AIM does
     positions "keep": survivors keep the position ids they had; "compact": they are renumbered from 0 without gaps
+    cache     which layers forget what is dropped: the "later" ones, or "all": after the prefill the caches of earlier
+              layers are cut to the survivors too
     """
 
     at: Site
-    keep: float | Adaptive
+    keep: float | Budget
     score: Score | None = None
     select: Select = field(default_factory=TopK)
     merge: Merge = field(default_factory=Drop)
-    per: Literal["image", "frame", "prompt"] = "image"
+    per: Literal["frame", "image", "views", "prompt"] = "image"
     rounding: Literal["nearest", "down"] = "nearest"
     positions: Positions = "keep"
+    cache: Literal["later", "all"] = "later"
 
     def __post_init__(self) -> None:
-        if isinstance(self.keep, Adaptive):
+        if isinstance(self.keep, Budget):
             if self.per == "frame":
                 raise InvalidValue("an adaptive keep decides per image or per prompt, not per frame")
         elif math.isnan(self.keep) or not 0 <= self.keep <= 1 or (self.keep == 0 and not isinstance(self.at, Layer)):
@@ -110,18 +130,26 @@ class Step:
 
     @property
     def reads(self) -> tuple[Reading, ...]:
-        """The readings that the score and the merger ask for."""
-        return (self.score.reads if self.score else ()) + self.merge.reads
+        """The readings that its words ask for, each once."""
+        words = (self.score, self.select, self.merge, self.keep)
+        return tuple(dict.fromkeys(r for w in words if not isinstance(w, float | int | None) for r in w.reads))
+
+    @property
+    def needs_text(self) -> bool:
+        """True when one of its words looks at the text behind the image."""
+        words = (self.score, self.select, self.merge)
+        return any(w.needs_text for w in words if w is not None)
 
     @property
     def highest(self) -> float:
         """The largest fraction this step may keep."""
-        return self.keep.high if isinstance(self.keep, Adaptive) else self.keep
+        return self.keep.high if isinstance(self.keep, Budget) else self.keep
 
     def scaled(self, by: float) -> Step:
         """The same step when another one before it has already kept only `by` of the tokens."""
-        if isinstance(self.keep, Adaptive):
-            return replace(self, keep=replace(self.keep, low=self.keep.low * by, high=self.keep.high * by))
+        if isinstance(self.keep, Budget):
+            low, high = self.keep.low * by, self.keep.high * by
+            return replace(self, keep=replace(self.keep, low=low, high=high))  # type: ignore[type-var]
         return replace(self, keep=self.keep * by)
 
     def words(self) -> tuple[str, str, str, str, str]:
@@ -222,10 +250,10 @@ def check_steps(steps: Iterable[Step], shape: ModelShape) -> tuple[Step, ...]:
             )
         if isinstance(b.at, Layer) and isinstance(a.at, Layer) and a.at.layer == b.at.layer:
             raise InvalidValue(f"two steps cut before layer {b.at.layer}; make them one")
-        if a.per == "prompt" and b.per != "prompt":
-            raise InvalidValue(f"after a cut over the whole prompt ({a.at}) the next must be one too ({b.at})")
         if b.per == "frame":
             raise InvalidValue(f"a per-frame step must be the first, but {a.at} comes before {b.at}")
+        if WIDER[a.per] > WIDER[b.per]:
+            raise InvalidValue(f"after a cut per {a.per} ({a.at}) the next cannot be per {b.per} ({b.at})")
     for step in steps:
         _check_site(step, shape)
     return steps
@@ -241,25 +269,42 @@ def _check_site(step: Step, shape: ModelShape) -> None:
     if isinstance(at, Vision) and at.block is not None and not -shape.vision_blocks <= at.block < shape.vision_blocks:
         raise InvalidValue(f"no vision block {at.block}: {shape.family} has blocks 0 to {shape.vision_blocks - 1}")
     for reading in step.reads:
-        name = type(reading).__name__
-        if reading.place == "vision" and not isinstance(at, Vision):
-            raise InvalidValue(f"{name} reads the vision tower, but the step is at {at}; put it at Vision()")
-        if reading.place != "vision" and not isinstance(at, Layer):
-            raise InvalidValue(f"{name} reads LLM attention, but the step is at {at}; put it at a Layer")
-        if reading.place == "previous" and at.layer == 0:
-            raise InvalidValue(f"{name} reads the layer before the cut, and there is none before layer 0; cut later")
+        _check_reading(reading, at, shape)
+
+
+def _check_reading(reading: Reading, at: Site, shape: ModelShape) -> None:
+    name, blocks = type(reading).__name__, shape.vision_blocks
+    if reading.place == "vision":
+        if reading.block is not None and not -blocks <= reading.block < blocks:
+            raise InvalidValue(
+                f"{name} reads vision block {reading.block}: {shape.family} has blocks 0 to {blocks - 1}"
+            )
         if reading.needs_cls and not shape.has_cls:
             raise InvalidValue(f"{name} needs a CLS token, and the vision tower of {shape.family} has none")
+        return
+    if not isinstance(at, Layer):
+        raise InvalidValue(f"{name} reads the language model, but the step is at {at}; put it at a Layer")
+    if reading.place == "previous" and at.layer == 0:
+        raise InvalidValue(f"{name} reads the layer before the cut, and there is none before layer 0; cut later")
+    if reading.since is not None and not 0 <= reading.since < at.layer:
+        raise InvalidValue(
+            f"{name} sums from layer {reading.since} on, and the cut is before layer {at.layer}; cut later"
+        )
 
 
-def make_plan(steps: Iterable[Step], shape: ModelShape, grid: Grid | Sequence[Grid]) -> Plan:
-    """Resolve steps for one prompt with these grids; counts are exact, and of adaptive steps the upper bound."""
+def make_plan(
+    steps: Iterable[Step], shape: ModelShape, grid: Grid | Sequence[Grid], images: Sequence[int] | None = None
+) -> Plan:
+    """Resolve steps for one prompt with these grids; counts are exact, and of adaptive steps the upper bound.
+
+    `images` says which image each grid is a view of; by default every grid is an image of its own.
+    """
     steps = check_steps(steps, shape)
     grids = (grid,) if isinstance(grid, Grid) else tuple(grid)
     left = [g.n for g in grids]
     after, at_layer = [], {}
     for step in steps:
-        left = counts_after(step, grids, left)
+        left = counts_after(step, grids, left, images)
         after.append(sum(left))
         at_layer[step.at.layer] = sum(left)
     per_layer, now = [], sum(g.n for g in grids)
@@ -269,21 +314,30 @@ def make_plan(steps: Iterable[Step], shape: ModelShape, grid: Grid | Sequence[Gr
     return Plan(steps, shape, grids, tuple(after), tuple(per_layer))
 
 
-def counts_after(step: Step, grids: Sequence[Grid], left: Sequence[int]) -> list[int]:
-    """Tokens left of each grid after a step; a step over the whole prompt gives one joint number first, then zeros."""
-    if step.per == "prompt":
-        return [step.count(step.highest, grids, sum(left))] + [0] * (len(grids) - 1)
-    return [step.count(step.highest, (g,), n) for g, n in zip(grids, left, strict=True)]
+def counts_after(
+    step: Step, grids: Sequence[Grid], left: Sequence[int], images: Sequence[int] | None = None
+) -> list[int]:
+    """Tokens left of each grid after a step; grids that compete share a number, at the first of them."""
+    together: dict[int, list[int]] = {}
+    for i in range(len(grids)):
+        image = i if images is None or step.per != "views" else images[i]
+        together.setdefault(0 if step.per == "prompt" else image, []).append(i)
+    after = [0] * len(grids)
+    for members in together.values():
+        wanted = step.count(step.highest, [grids[i] for i in members], sum(left[i] for i in members))
+        after[members[0]] = wanted
+    return after
 
 
 def solve(method: Method, shape: ModelShape, grid: Grid | Sequence[Grid], t_eq: float) -> Method:
     """The method with the `keep` that brings the average tokens per layer nearest to `t_eq`, found by bisection.
 
-    Raises InvalidValue when no keep in (0, 1] reaches it: the message says what range can be reached.
+    Of a two-stage method it is the keep of the first stage. Raises InvalidValue when no keep in (0, 1] reaches it: the
+    message says what range can be reached.
     """
 
     def reached(keep: float) -> float:
-        return make_plan(method.replaced(keep=keep).steps(shape), shape, grid).t_eq
+        return make_plan(method.with_keep(keep).steps(shape), shape, grid).t_eq
 
     grids = (grid,) if isinstance(grid, Grid) else tuple(grid)
     low, high = 1 / (2 * sum(g.n for g in grids)), 1.0
@@ -294,4 +348,4 @@ def solve(method: Method, shape: ModelShape, grid: Grid | Sequence[Grid], t_eq: 
         middle = (low + high) / 2
         low, high = (middle, high) if reached(middle) < t_eq else (low, middle)
     near = min((low, high), key=lambda keep: abs(reached(keep) - t_eq))
-    return method.replaced(keep=near)
+    return method.with_keep(near)

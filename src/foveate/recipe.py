@@ -11,9 +11,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import __version__, pieces
+from .compose import TwoStage, With
 from .errors import InvalidValue
-from .method import Method, TwoStage, all_methods, checked
+from .method import Method, all_methods, checked
 from .ops import schedule
+
+COMPOSED = (TwoStage, With)
 
 
 def _versions() -> dict[str, str]:
@@ -88,7 +91,7 @@ def _read(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     name, inner = value.get("name"), value.get("fields", {})
-    if name in all_methods():
+    if name in all_methods() or name in {c.card.name for c in COMPOSED}:
         return _method(name, inner)
     cls = getattr(pieces, str(name), None) or getattr(schedule, str(name), None)
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
@@ -97,8 +100,9 @@ def _read(value: Any) -> Any:
 
 
 def _method(name: str, settings: dict[str, Any]) -> Method:
-    if name == TwoStage.card.name:
-        return _built(TwoStage, settings)  # type: ignore[no-any-return]
+    for composed in COMPOSED:
+        if name == composed.card.name:
+            return _built(composed, settings)  # type: ignore[no-any-return]
     from .method import get_method
 
     known = {f.name for f in dataclasses.fields(type(get_method(name)))}  # type: ignore[arg-type]

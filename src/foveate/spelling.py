@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from . import pieces
 from .errors import InvalidValue, unknown_name
 from .ops.schedule import SCHEDULES, Explicit, Schedule
-from .pieces import Adaptive, Complexity, Hybrid, LastQuery, Norm, PageRank, Random, Read, Received, Score, TextRows
+from .pieces import (
+    Adaptive,
+    Bias,
+    Complexity,
+    Hybrid,
+    LastQuery,
+    Merge,
+    Norm,
+    PageRank,
+    Random,
+    Read,
+    Received,
+    Score,
+    Select,
+    TextRows,
+)
 
 if TYPE_CHECKING:
     from .method import Method
@@ -22,6 +40,33 @@ IMPORTANCES: dict[str, Callable[[], Score]] = {
     "received": lambda: Read(Received()),
     "text": lambda: Read(TextRows()),
 }
+
+
+#: words of a step that can be swapped in any method, and what each must be
+SWAPS: dict[str, type] = {"score": Score, "select": Select, "merge": Merge, "bias": Bias}
+
+
+def pieces_named(kind: type) -> dict[str, Callable[[], Any]]:
+    """The pieces of a kind that need no settings, by name: `NearestMean` is nearest-mean."""
+    found = {}
+    for name in pieces.__all__:
+        cls = getattr(pieces, name)
+        if not issubclass(cls, kind) or inspect.isabstract(cls):
+            continue
+        if all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(cls)):
+            found[re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()] = cls
+    return IMPORTANCES | found if kind is Score else found
+
+
+def swaps(cls: type[Method], words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The words that swap a part of every step (as objects), and the rest; a field of the method comes first."""
+    own = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    swapped = {n: w for n, w in words.items() if n in SWAPS and n not in own and w is not None}
+    rest = {n: w for n, w in words.items() if n not in swapped}
+    for name, word in swapped.items():
+        if isinstance(word, str):
+            swapped[name] = _named(pieces_named(SWAPS[name]), name, word)()
+    return swapped, rest
 
 
 def settings(cls: type[Method], given: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +94,9 @@ def settings(cls: type[Method], given: dict[str, Any], words: dict[str, Any]) ->
         if name not in known:
             raise unknown_name(f"setting of {cls.card.name}", name, known)
     if isinstance(words.get("importance"), str):
-        words["importance"] = _named(IMPORTANCES, "importance", words["importance"])()
+        words["importance"] = _named(pieces_named(Score), "importance", words["importance"])()
+    if isinstance(words.get("bias"), str):
+        words["bias"] = _named(pieces_named(Bias), "bias", words["bias"])()
     if isinstance(words.get("schedule"), str):
         schedule = _named(SCHEDULES, "schedule", words["schedule"])
         if schedule is Explicit:

@@ -19,7 +19,7 @@ from .engine.run import Run, compress
 from .errors import FoveateError, UnsupportedInput
 from .families import families
 from .families.base import Family
-from .method import Method, TwoStage
+from .method import Method
 from .ops.schedule import Linear, Schedule
 from .plan import Layer, check_steps
 
@@ -64,8 +64,8 @@ def with_positions(method: Method, positions: str) -> Method:
 
 def identity(method: Method) -> Method:
     """The method set so that it keeps everything: keep = 1, and schedules that remove nothing."""
-    if isinstance(method, TwoStage):
-        return method.replaced(merge=identity(method.merge), prune=identity(method.prune))
+    if method.parts:
+        return method.replaced(**{part: identity(getattr(method, part)) for part in method.parts})
     changes: dict[str, Any] = {"keep": 1.0}
     changes |= {name: Linear(0.0) for name, value in method.settings().items() if isinstance(value, Schedule)}
     return method.replaced(**changes)
@@ -274,6 +274,7 @@ def masked_logits(case: Case, run: Run, door: Tensor, inputs: dict[str, Any], ge
     decoder = family.decoder(core)
     length = inputs["input_ids"].shape[1]
     seen = visible_columns(run, inputs, length)
+    remembered = remembered_columns(run, seen)
     valid = torch.cat([inputs["attention_mask"].bool(), generated.new_ones(generated.shape).bool()], 1)
     full = dict(inputs, input_ids=torch.cat([inputs["input_ids"], generated], 1), attention_mask=valid.long())
     if "mm_token_type_ids" in full:
@@ -290,9 +291,11 @@ def masked_logits(case: Case, run: Run, door: Tensor, inputs: dict[str, Any], ge
 
     def with_mask(i: int) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
-            keys = torch.cat([seen[i], seen[i].new_ones(len(seen[i]), total - length)], 1) & valid
             causal = torch.ones(total, total, dtype=torch.bool).tril()
-            allowed = (causal & keys[:, None]) | torch.eye(total, dtype=torch.bool)
+            in_prefill = (torch.arange(total) < length)[:, None]
+            prompt = torch.where(in_prefill, seen[i][:, None], remembered[i][:, None])
+            keys = torch.cat([prompt, prompt.new_ones(len(valid), total, total - length)], 2) & valid[:, None]
+            allowed = (causal & keys) | torch.eye(total, dtype=torch.bool)
             return args, {**kwargs, "attention_mask": allowed[:, None]}
 
         return hook
@@ -324,6 +327,12 @@ def visible_columns(run: Run, inputs: dict[str, Any], length: int) -> list[Tenso
                 alive[cut.sample, span] = torch.tensor([c for c in after.tolist() if c in own], dtype=torch.long)
         layers.append(now.clone())
     return layers
+
+
+def remembered_columns(run: Run, seen: list[Tensor]) -> list[Tensor]:
+    """For each layer the prompt columns its cache holds while decoding: fewer where all layers forget a cut."""
+    last = max((s.at.layer for s in run.steps if s.cache == "all" and isinstance(s.at, Layer)), default=0)
+    return [columns & seen[last] for columns in seen[:last]] + seen[last:]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -42,12 +42,16 @@ class Grid:
 
 @dataclass(frozen=True)
 class Span:
-    """Where one grid lies in a row of the prompt: token (i, j) of the flattened t*h rows is at start + i*stride + j."""
+    """Where one grid lies in a row of the prompt: token (i, j) of the flattened t*h rows is at start + i*stride + j.
+
+    `image` counts the images and the videos of the row from 0; the views of one image (thumbnail and crops) share it.
+    """
 
     start: int
     grid: Grid
     kind: str = "image"
     stride: int | None = None
+    image: int = 0
 
     def columns(self) -> list[int]:
         """Prompt columns of the grid's tokens, raster order."""
@@ -60,11 +64,14 @@ class VisualTokens:
     """The visual tokens of B images (or frames, or prompts) with equal grids, at one site.
 
     x       features at this site: embeddings after the projector, hidden states inside the language model
-    grid    the extent the tokens had before any cut
+    grid    the extent the tokens had before any cut; of several grids that compete, a line of all their tokens
+    grids   the extents of those grids, in the order of the tokens
     where   raster index in `grid` of each token; equals arange(N) before the first cut
     size    how many original tokens each one stands for
     seed    for the pieces that draw random numbers; equal for all rows, so a batch equals its rows
     signal  tensor [B, N, ...] of a reading that the step declared; any other raises KeyError
+    text    features [B, r, D] at this site of the text behind the last visual token of the prompt
+    history how many of these tokens each earlier LLM layer ran on
     """
 
     x: Float[Tensor, "B N D"]
@@ -73,17 +80,27 @@ class VisualTokens:
     size: Float[Tensor, "B N"]
     signal: Callable[[Reading], Tensor]
     seed: int = 0
+    text: Callable[[], Tensor] | None = None
+    grids: tuple[Grid, ...] = ()
+    history: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, x: Float[Tensor, "B N D"], grid: Grid | None = None) -> VisualTokens:
-        """Tokens without signals, before any cut; what tests and notebooks start from."""
+    def of(
+        cls,
+        x: Float[Tensor, "B N D"],
+        grid: Grid | None = None,
+        *,
+        signals: Mapping[Reading, Tensor] | None = None,
+        text: Float[Tensor, "B r D"] | None = None,
+        grids: tuple[Grid, ...] = (),
+    ) -> VisualTokens:
+        """Tokens before any cut, with signals and text given by hand; what tests and notebooks start from."""
         b, n, _ = x.shape
-
-        def nothing(reading: Reading) -> Tensor:
-            raise KeyError(reading)
-
+        grid = grid or Grid(1, 1, n)
         where = torch.arange(n, device=x.device).expand(b, n)
-        return cls(x, grid or Grid(1, 1, n), where, torch.ones(b, n, device=x.device), nothing)
+        read = (signals or {}).__getitem__
+        words = None if text is None else lambda: text
+        return cls(x, grid, where, torch.ones(b, n, device=x.device), read, text=words, grids=grids or (grid,))
 
     @property
     def is_whole(self) -> bool:

@@ -1,8 +1,6 @@
-"""Carrying a step out on tensors: the decision for one group of tokens, and the mask that fits what is left."""
+"""Carrying a step out on tensors: the decision for one group of tokens."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,9 +8,6 @@ from torch import Tensor
 from ..pieces.base import Reading
 from ..plan import Step
 from ..tokens import Reduction, VisualTokens
-
-if TYPE_CHECKING:
-    from .run import Run
 
 
 def decide(step: Step, tokens: VisualTokens, count: int) -> Reduction:
@@ -45,15 +40,18 @@ def _frames(tokens: VisualTokens, t: int) -> VisualTokens:
         value = tokens.signal(reading)
         return value.reshape(b * t, n // t, *value.shape[2:])
 
+    def text() -> Tensor:
+        assert tokens.text is not None, "the engine gives text to a step that asks for it"
+        return tokens.text().repeat_interleave(t, 0)
+
     return VisualTokens(
-        tokens.x.reshape(b * t, n // t, d), frame, where, tokens.size.reshape(b * t, n // t), signal, tokens.seed
+        tokens.x.reshape(b * t, n // t, d),
+        frame,
+        where,
+        tokens.size.reshape(b * t, n // t),
+        signal,
+        tokens.seed,
+        text,
+        (frame,),
+        tokens.history,
     )
-
-
-def causal_mask(
-    run: Run, hidden: Tensor, valid: Tensor | None, cache: Any = None, layer: int | None = None
-) -> Tensor | None:
-    """The mask that the model's own attention implementation wants for these columns."""
-    from transformers.masking_utils import create_causal_mask
-
-    return create_causal_mask(run.decoder.config, hidden, valid, cache, layer_idx=layer)

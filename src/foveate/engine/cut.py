@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,12 +20,23 @@ class Columns:
     valid    real columns [R, C]; None when all are
     lengths  columns left of each row before padding rows to a common length, known on the host
     shift    how much lower the positions of later tokens are than in the full prompt, [R]; None for 0 everywhere
+    size     how many original tokens each column stands for, [R, C]; None where no bias asks for it
+    rotary   cos and sin of each column's position; None where no bias asks for it
     """
 
     index: Int[Tensor, "R C"]
     valid: Bool[Tensor, "R C"] | None
     lengths: tuple[int, ...]
     shift: Int[Tensor, " R"] | None = None
+    size: Float[Tensor, "R C"] | None = None
+    rotary: tuple[Float[Tensor, "R C d"], Float[Tensor, "R C d"]] | None = None
+
+    @property
+    def real(self) -> Bool[Tensor, "R C"]:
+        """The columns that are there, without those that only bring a row to the common length."""
+        width, device = self.index.shape[1], self.index.device
+        first = torch.tensor([width - n for n in self.lengths], device=device)[:, None]
+        return torch.arange(width, device=device) >= first
 
     @classmethod
     def full(cls, mask: Tensor | None, rows: int, length: int, device: torch.device) -> Columns:
@@ -36,60 +47,37 @@ class Columns:
     def without_last(self, n: int) -> Columns:
         """All but the last `n` columns, which every row must have."""
         valid = None if self.valid is None else self.valid[:, :-n]
-        return Columns(self.index[:, :-n], valid, tuple(x - n for x in self.lengths), self.shift)
-
-
-@dataclass(eq=False)
-class Live:
-    """One span on its way through the model: what is left of it.
-
-    sample   which prompt it belongs to (a prompt may fill several rows: beams)
-    columns  where its tokens are in the current sequence
-    where    their raster index in the uncut grid
-    size     how many original tokens each stands for
-    """
-
-    span: Span
-    sample: int
-    columns: Int[Tensor, " N"]
-    where: Int[Tensor, " N"]
-    size: Float[Tensor, " N"]
-
-    @property
-    def count(self) -> int:
-        """Tokens left."""
-        return self.columns.shape[0]
-
-    @classmethod
-    def whole(cls, span: Span, sample: int, device: torch.device) -> Live:
-        """Before any cut."""
-        n = span.grid.n
-        columns = torch.tensor(span.columns(), device=device)
-        return cls(span, sample, columns, torch.arange(n, device=device), torch.ones(n, device=device))
+        size = None if self.size is None else self.size[:, :-n]
+        rotary = None if self.rotary is None else (self.rotary[0][:, :-n], self.rotary[1][:, :-n])
+        return Columns(self.index[:, :-n], valid, tuple(x - n for x in self.lengths), self.shift, size, rotary)
 
 
 @dataclass(eq=False)
 class Unit:
-    """The tokens that compete with each other in one step: those of one span, or of all spans of a prompt.
+    """The tokens that compete with each other in one step: those of one span, of an image's views, or of a prompt.
 
-    After a cut over a whole prompt which image a token came from depends on content, so the spans stay one unit.
+    After a cut over several spans which of them a token came from depends on content, so they stay one unit.
+
+    sample   which prompt it belongs to (a prompt may fill several rows: beams)
+    columns  where its tokens are in the current sequence
+    where    their raster index in the uncut grids, laid end to end
+    size     how many original tokens each stands for
+    history  how many of its tokens each LLM layer so far ran on
     """
 
-    parts: list[Live]
+    spans: tuple[Span, ...]
     sample: int
-    columns: Int[Tensor, " N"] = field(init=False)
-    where: Int[Tensor, " N"] = field(init=False)
-    size: Float[Tensor, " N"] = field(init=False)
-    grids: tuple[Grid, ...] = field(init=False)
+    columns: Int[Tensor, " N"]
+    where: Int[Tensor, " N"]
+    size: Float[Tensor, " N"]
+    history: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        self.grids = tuple(p.span.grid for p in self.parts)
-        self.columns = torch.cat([p.columns for p in self.parts])
-        self.size = torch.cat([p.size for p in self.parts])
-        offsets = [0]
-        for g in self.grids:
-            offsets.append(offsets[-1] + g.n)
-        self.where = torch.cat([p.where + o for p, o in zip(self.parts, offsets, strict=False)])
+    @classmethod
+    def whole(cls, span: Span, sample: int, device: torch.device) -> Unit:
+        """One span before any cut."""
+        n = span.grid.n
+        columns = torch.tensor(span.columns(), device=device)
+        return cls((span,), sample, columns, torch.arange(n, device=device), torch.ones(n, device=device))
 
     @property
     def count(self) -> int:
@@ -97,9 +85,14 @@ class Unit:
         return self.columns.shape[0]
 
     @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The grids of its spans."""
+        return tuple(s.grid for s in self.spans)
+
+    @property
     def grid(self) -> Grid:
         """The grid, or a line of all tokens where there are several."""
-        return self.grids[0] if len(self.grids) == 1 else Grid(1, 1, sum(g.n for g in self.grids))
+        return self.grids[0] if len(self.spans) == 1 else Grid(1, 1, sum(g.n for g in self.grids))
 
     def keep(self, reduction: Reduction, row: int) -> None:
         """Only the survivors are left, still at their old columns."""
@@ -107,35 +100,33 @@ class Unit:
         self.columns, self.where, self.size = self.columns[kept], self.where[kept], reduction.size[row]
 
 
-def units_of(spans: Sequence[Sequence[Span]], per: str, device: torch.device) -> list[Unit]:
-    """Uncut units of all prompts: one per span, or one per prompt."""
-    units = []
-    for sample, row in enumerate(spans):
-        parts = [Live.whole(span, sample, device) for span in row]
-        if per == "prompt":
-            units += [Unit(parts, sample)] if parts else []
-        else:
-            units += [Unit([p], sample) for p in parts]
-    return units
+def competing(units: list[Unit], per: str) -> list[list[Unit]]:
+    """The units whose tokens compete in a step: all of a prompt, all "views" of an image, or each alone."""
+    together: dict[tuple, list[Unit]] = {}
+    for i, u in enumerate(units):
+        span = u.spans[0]
+        key = {"prompt": (u.sample,), "views": (u.sample, span.kind, span.image)}.get(per, (i,))
+        together.setdefault(key, []).append(u)
+    return list(together.values())
 
 
-def joined(units: list[Unit]) -> list[Unit]:
-    """The same tokens, one unit per prompt."""
-    by_sample: dict[int, list[Unit]] = {}
-    for u in units:
-        by_sample.setdefault(u.sample, []).append(u)
-    result = []
-    for sample, group in by_sample.items():
-        first = Unit([p for u in group for p in u.parts], sample)
-        offset, where = 0, []
-        for u in group:
-            where.append(u.where + offset)
-            offset += u.grid.n
-        first.columns = torch.cat([u.columns for u in group])
-        first.where = torch.cat(where)
-        first.size = torch.cat([u.size for u in group])
-        result.append(first)
-    return result
+def joined(units: list[Unit], per: str) -> list[Unit]:
+    """The same tokens, those that compete with each other as one unit."""
+    return [group[0] if len(group) == 1 else _one(group) for group in competing(units, per)]
+
+
+def _one(group: list[Unit]) -> Unit:
+    offsets = [0]
+    for u in group:
+        offsets.append(offsets[-1] + u.grid.n)
+    return Unit(
+        spans=tuple(s for u in group for s in u.spans),
+        sample=group[0].sample,
+        columns=torch.cat([u.columns for u in group]),
+        where=torch.cat([u.where + offset for u, offset in zip(group, offsets, strict=False)]),
+        size=torch.cat([u.size for u in group]),
+        history=tuple(map(sum, zip(*(u.history for u in group), strict=True))),
+    )
 
 
 def close_gaps(
@@ -159,7 +150,9 @@ def close_gaps(
     if min(lengths) < longest:
         real = torch.arange(longest, device=stay.device) >= offset
         valid = real if valid is None else valid & real
-    return source, target, Columns(now.index.gather(1, source), valid, tuple(lengths), now.shift)
+    size = None if now.size is None else now.size.gather(1, source)
+    rotary = None if now.rotary is None else (take(now.rotary[0], source), take(now.rotary[1], source))
+    return source, target, Columns(now.index.gather(1, source), valid, tuple(lengths), now.shift, size, rotary)
 
 
 def take(x: Tensor, source: Int[Tensor, "R M"]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +12,14 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedInput
 from ..families.base import Kind, Layout, find_spans
-from ..pieces.base import Adaptive, Attention, Reading
+from ..pieces.base import Budget, Reading
+from ..pieces.seen import States
 from ..plan import Layer, Step, make_plan
 from ..tokens import Span, VisualTokens
-from .carry import causal_mask, decide
-from .cut import Columns, Unit, close_gaps, joined, take, take_rows, units_of
+from .carry import decide
+from .cut import Columns, Unit, close_gaps, competing, joined, take
+from .masks import biased_mask, causal_mask
+from .signals import Signals, VisionKey
 from .trace import Cut
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ class Encoded:
 
     arguments: dict[str, Any]
     layouts: list[Layout]
-    readings: dict[tuple[int | None, Reading], list[Tensor]]
+    readings: dict[VisionKey, list[Tensor]]
     took_ms: float
 
 
@@ -49,26 +53,33 @@ class Prompt:
         kwargs: dict,
     ) -> None:
         embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
-        self.run, self.pending = run, pending
+        self.run = run
         self.copies = len(ids) // len(spans)
         visual = set(run.family.image_token_ids(run.core.config).values())
         behind = [_behind_last(visual, row) for row in ids[:: self.copies]]
         self.answer = answer if answer < min(behind) else 0  # so many cannot all be an answer
         self.tails = [n - self.answer for n in behind]
+        self.words = _words(self.tails, self.answer, mask, self.copies)
         self.rows, self.length = embeds.shape[:2]
         self.device = embeds.device
         self.spans = spans
-        self.units: list[Unit] = units_of(spans, "image", self.device)
+        self.units = [Unit.whole(span, i, self.device) for i, row in enumerate(spans) for span in row]
         self.columns = Columns.full(mask, self.rows, self.length, self.device)
         self.door = self.columns  # what the language model built its own mask and positions for
         self.layers: list[Columns] = []
         self.position = _positions(kwargs.get("position_ids"), self.rows, self.length, self.device)
-        self.next_position = self.position.amax(-1).reshape(-1, self.rows).amax(0) + 1
+        # of M-RoPE the last three axes: `generate` puts the plain count in front of them
+        axes = self.position[-3:] if self.position.ndim == 3 else self.position
+        self.next_position = axes.amax(-1).reshape(-1, self.rows).amax(0) + 1
         self.inside = {s.at.layer: s for s in run.steps if isinstance(s.at, Layer)}
-        self.signals: dict[Any, Tensor] = {}
+        self.signals = Signals(self, pending)
         self.embeddings: tuple[Tensor, Tensor] | None = None
         self.mask: Tensor | None = None
-        run.trace.plans = [make_plan(run.steps, run.shape, [s.grid for s in row]) for row in spans if row]
+        run.trace.plans = [
+            make_plan(run.steps, run.shape, [s.grid for s in row], [_image(s, row) for s in row])
+            for row in spans
+            if row
+        ]
         run.trace.text_tokens = len(spans) * self.length - sum(p.visual_tokens for p in run.trace.plans)
 
     # ── at the door ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -111,7 +122,7 @@ class Prompt:
         for step in self.run.steps:
             if not isinstance(step.at, Layer):
                 cut = self._cut(step, cut)
-        self.pending = {}  # pixels and vision signals are needed no longer
+        self.signals.entered()
         if cut is embeds:
             return False
         kwargs["inputs_embeds"], kwargs["position_ids"] = cut, self.position
@@ -131,10 +142,14 @@ class Prompt:
         if i == 0:
             self.door = self.columns
             self.embeddings, self.mask = kwargs["position_embeddings"], kwargs.get("attention_mask")
+            self.signals.rate(hidden)
+            self._weigh(hidden)
         step = self.inside.get(i)
         if step is not None:
             hidden = self._cut(step, hidden, layer)
         self.layers.append(self.columns)
+        for unit in self.units:
+            unit.history = (*unit.history, unit.count)
         self.run.trace.tokens_per_layer.append(sum(u.count for u in self.units))
         if self.columns is not self.door:
             kwargs["position_embeddings"], kwargs["attention_mask"] = self.embeddings, self.mask
@@ -142,65 +157,70 @@ class Prompt:
                 kwargs["position_ids"] = None  # only read to find packed sequences, and gaps look like those
         return hidden
 
-    def read(self, layer: int, readings: list[Reading], q: Tensor, k: Tensor, scale: float) -> None:
-        """Take readings for the cut before the next layer, if that will remove anything."""
-        step = self.inside.get(layer + 1)
-        if step is None or not self._will_cut(step):
-            return
-        start = self.run.stopwatch.now(self.device)
-        seen = self._attention(q[:: self.copies], k[:: self.copies], scale)
-        for reading in readings:
-            self.signals[reading] = reading(seen)
-        self.run.trace.selection_ms += self.run.stopwatch.since(start, self.device)
+    def read(self, i: int, readings: list[Reading], layer: nn.Module, q: Tensor, k: Tensor, scale: float) -> None:
+        """Take readings of the attention of layer `i`."""
+        q, k = q[:: self.copies], k[:: self.copies]
+        seen = cache(lambda: self.signals.attention(layer, q, k, scale))
+        self.signals.taken(readings, i, lambda reading: reading(seen()))
 
-    def finish(self, cache: Any) -> None:
+    def passed(self, i: int, readings: list[Reading], states: States) -> None:
+        """Take readings of the states that passed layer `i`."""
+        columns = states.before.shape[1] - self.answer
+        shown = States(*(getattr(states, f.name)[:: self.copies, :columns] for f in fields(states)))
+        self.signals.taken(readings, i, lambda reading: reading(shown))
+
+    def finish(self, filled: Any) -> None:
         """The prefill is over: count what was cached."""
-        if cache is not None:
+        if filled is not None:
+            self._forget(filled)
             shape = self.run.shape
             bytes_per_token = 2 * shape.kv_heads * shape.head_dim * self.run.decoder.dtype.itemsize
             self.run.trace.kv_bytes = sum(c.index.numel() for c in self.layers) * bytes_per_token
-        self.units, self.signals, self.embeddings, self.mask = [], {}, None, None
+        self.units, self.embeddings, self.mask = [], None, None
+        self.signals = Signals(self, {})
         if self.answer:  # a cache may be cropped back to the prompt, so the answer counts as what follows it
             self.layers = [c.without_last(self.answer) for c in self.layers]
             self.length -= self.answer
             self.next_position = self.next_position - self.answer
 
-    def _attention(self, q: Tensor, k: Tensor, scale: float) -> Attention:
-        samples, columns = q.shape[0], k.shape[2] - self.answer
-        q, k = q[:, :, :columns], k[:, :, :columns]
-        valid = None if self.columns.valid is None else self.columns.valid[:: self.copies, :columns]
-        here = torch.arange(columns, device=self.device)
-        last = here[-1:].expand(samples, 1)
-        if valid is not None:
-            last = torch.where(valid, here, 0).amax(dim=1, keepdim=True)
-        most = max(self.tails)
-        text = here[columns - most :].expand(samples, most)
-        starts = torch.tensor([[columns - t] for t in self.tails], device=self.device)
-        text_valid = text >= starts
-        if valid is not None:
-            text_valid = text_valid & valid[:, columns - most :]
-        return Attention(q, k, scale, valid, last, text, text_valid)
+    def _forget(self, filled: Any) -> None:
+        """Cut the caches of earlier layers too, where a step says that all layers forget what it dropped."""
+        last = max((i for i, s in self.inside.items() if s.cache == "all"), default=None)
+        if last is None:
+            return
+        left = self.layers[last]
+        stays = torch.zeros(self.rows, self.length + 1, dtype=torch.bool, device=self.device)
+        stays.scatter_(1, torch.where(left.real, left.index, self.length), True)
+        for i, columns in enumerate(self.layers[:last]):
+            here = stays[:, :-1].gather(1, columns.index) & columns.real
+            source, _, self.layers[i] = close_gaps(columns, here, left.lengths)
+            layer = filled.layers[i]
+            layer.keys, layer.values = (
+                x.gather(2, source[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+                for x in (layer.keys, layer.values)
+            )
 
     # ── one cut ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _will_cut(self, step: Step) -> bool:
-        if isinstance(step.keep, Adaptive):
+    def will_cut(self, step: Step) -> bool:
+        """Whether a step would remove anything of what is left."""
+        if isinstance(step.keep, Budget):
             return True
-        units = joined(self.units) if step.per == "prompt" else self.units
-        return any(step.count(step.keep, u.grids, u.count) < u.count for u in units)
+        for units in competing(self.units, step.per):
+            left = sum(u.count for u in units)
+            if step.count(step.keep, [g for u in units for g in u.grids], left) < left:
+                return True
+        return False
 
     def _cut(self, step: Step, hidden: Tensor, layer: nn.Module | None = None) -> Tensor:
         """What is left of `hidden` [R, C, D] after a step."""
-        if not self._will_cut(step):
+        if not self.will_cut(step):
             return hidden
         start = self.run.stopwatch.now(self.device)
-        if step.per == "prompt":
-            self.units = joined(self.units)
+        self.units = joined(self.units, step.per)
         if layer is not None:
-            self._look_ahead(step, layer, hidden)
-        columns = hidden.shape[1]
-        first = torch.tensor([columns - n for n in self.columns.lengths], device=self.device)[:, None]
-        stay = torch.arange(columns, device=self.device) >= first
+            self.signals.look(step, layer, hidden)
+        stay = self.columns.real
         lengths = list(self.columns.lengths)
         for group, count in self._groups(step, hidden):
             hidden = self._reduce(step, group, count, hidden, stay, lengths)
@@ -208,39 +228,28 @@ class Prompt:
         for unit in self.units:
             unit.columns = target[unit.sample * self.copies].gather(0, unit.columns)
         hidden = take(hidden, source)
+        self.signals.cut(source)
         self._move_positions(step, source, now, hidden, layer is not None)
-        self.signals.clear()
         self.run.trace.selection_ms += self.run.stopwatch.since(start, self.device)
         return hidden
-
-    def _look_ahead(self, step: Step, layer: nn.Module, hidden: Tensor) -> None:
-        """Readings of the layer behind the cut, on its own input."""
-        readings = [r for r in step.reads if r.place == "next"]
-        if not readings:
-            return
-        samples = hidden[:: self.copies]
-        cos, sin = (take_rows(p, self.rows, self.copies) for p in self.embeddings)
-        tail = None if any(r.all_rows for r in readings) else max(self.tails) + self.answer
-        q, k = self.run.family.query_and_key(layer, samples, (cos, sin), tail)
-        seen = self._attention(q, k, self.run.family.scale(layer))
-        for reading in readings:
-            self.signals[reading] = reading(seen)
 
     def _groups(self, step: Step, hidden: Tensor) -> list[tuple[list[Unit], int]]:
         """Units that can be reduced together: equal grids, equal counts now and after."""
         groups: dict[tuple, list[Unit]] = {}
         for unit in self.units:
-            groups.setdefault((unit.grids, unit.count), []).append(unit)
+            words = self.words[unit.sample] if step.needs_text else 0
+            groups.setdefault((unit.grids, unit.count, unit.history, words), []).append(unit)
         result: dict[tuple, tuple[list[Unit], int]] = {}
-        for (grids, left), units in groups.items():
-            if isinstance(step.keep, Adaptive):
+        for key, units in groups.items():
+            grids, left = units[0].grids, units[0].count
+            if isinstance(step.keep, Budget):
                 keeps = step.keep.keep(self._tokens(step, units, hidden))
             else:
                 keeps = [step.keep] * len(units)
             for unit, keep in zip(units, keeps, strict=True):
                 count = step.count(keep, grids, left)
                 if count < left:
-                    result.setdefault((grids, left, count), ([], count))[0].append(unit)
+                    result.setdefault((key, count), ([], count))[0].append(unit)
         return list(result.values())
 
     def _reduce(
@@ -264,36 +273,29 @@ class Prompt:
                 lengths[unit.sample * self.copies + copy] -= unit.count - count
             unit.keep(reduction, row)
             alone = reduction.rows(row, row + 1).without_features()
-            self.run.trace.cuts.append(Cut(step, unit.sample, tuple(p.span for p in unit.parts), alone))
+            self.run.trace.cuts.append(Cut(step, unit.sample, unit.spans, alone))
         return hidden
 
     def _tokens(self, step: Step, units: list[Unit], hidden: Tensor) -> VisualTokens:
         rows = torch.tensor([[u.sample * self.copies] for u in units], device=self.device)
         columns = torch.stack([u.columns for u in units])
 
-        def signal(reading: Reading) -> Tensor:
-            if reading.place == "vision":
-                return torch.stack([self._vision_signal((step.at.block, reading), u) for u in units])
-            return self.signals[reading][rows // self.copies, columns]
+        def text() -> Tensor:
+            if not step.needs_text:
+                raise KeyError("`tokens.text` is there for pieces that declare needs_text = True")
+            at = torch.stack([self.signals.text_columns(u.sample, hidden.shape[1] - self.answer) for u in units])
+            return hidden[rows, at]
 
-        where = torch.stack([u.where for u in units])
-        size = torch.stack([u.size for u in units])
-        return VisualTokens(hidden[rows, columns], units[0].grid, where, size, signal)
-
-    def _vision_signal(self, key: tuple[int | None, Reading], unit: Unit) -> Tensor:
-        """A reading of a vision block for the tokens of a unit that are left, [N] or [N, d]."""
-        if (key, id(unit.parts[0].span)) not in self.signals:
-            self._map_vision(key)
-        whole = torch.cat([self.signals[key, id(p.span)] for p in unit.parts])[unit.where]
-        return whole[:, 0] if whole.shape[1] == 1 else whole
-
-    def _map_vision(self, key: tuple[int | None, Reading]) -> None:
-        """From patches to LLM tokens, for all images at once."""
-        for kind, encoded in self.pending.items():
-            views = self.run.family.to_llm(self.run.core, kind, encoded.arguments, encoded.readings[key])
-            spans = [s for row in self.spans for s in row if s.kind == kind]
-            for span, view in zip(spans, views, strict=True):
-                self.signals[key, id(span)] = view
+        return VisualTokens(
+            x=hidden[rows, columns],
+            grid=units[0].grid,
+            where=torch.stack([u.where for u in units]),
+            size=torch.stack([u.size for u in units]),
+            signal=lambda reading: self.signals.of(step, reading, units),
+            text=text,
+            grids=units[0].grids,
+            history=units[0].history,
+        )
 
     def _move_positions(self, step: Step, source: Tensor, now: Columns, hidden: Tensor, inside: bool) -> None:
         """Positions, rotary embeddings and mask of what is left."""
@@ -301,7 +303,7 @@ class Prompt:
             real = torch.ones_like(source, dtype=torch.bool) if now.valid is None else now.valid
             order = real.long().cumsum(1)
             self.position = (order - 1).clamp(min=0)
-            now = Columns(now.index, now.valid, now.lengths, self.next_position - order[:, -1])
+            now = replace(now, shift=self.next_position - order[:, -1])
         else:
             index = source.expand(*self.position.shape[:-2], *source.shape)
             self.position = self.position.gather(-1, index)
@@ -312,6 +314,21 @@ class Prompt:
                 self.embeddings = tuple(take(p, source) for p in self.embeddings)
             self.mask = causal_mask(self.run, hidden, now.valid)
         self.columns = now
+        if inside:
+            self._weigh(hidden)
+
+    def _weigh(self, hidden: Tensor) -> None:
+        """Give the layers behind a cut the mask with the method's bias."""
+        bias = self.run.bias
+        if bias is None or hidden.shape[1] == self.length:
+            return
+        size = torch.ones(hidden.shape[:2], device=self.device)
+        for unit in self.units:
+            for copy in range(self.copies):
+                size[unit.sample * self.copies + copy, unit.columns] = unit.size
+        rotary = self.run.family.rotary(self.run.decoder.layers[0], self.embeddings) if bias.needs_decay else None
+        self.columns = replace(self.columns, size=size, rotary=rotary)
+        self.mask = biased_mask(bias, size, self.columns.valid, hidden.shape[1], rotary, hidden.dtype)
 
     def full_length(self, cache: Any) -> int:
         """Tokens of the prompt and of what followed it, as if nothing had been removed."""
@@ -333,6 +350,19 @@ class Prompt:
 def _behind_last(visual: set[int], row: list[int]) -> int:
     """How many tokens stand behind the last visual one."""
     return next((i for i, token in enumerate(reversed(row)) if token in visual), len(row))
+
+
+def _image(span: Span, row: list[Span]) -> int:
+    """Which image or video of a prompt a span is a view of."""
+    return sorted({(s.kind, s.image) for s in row}).index((span.kind, span.image))
+
+
+def _words(tails: list[int], answer: int, mask: Tensor | None, copies: int) -> list[int]:
+    """How many real tokens stand behind the last visual token of each prompt, those of the answer left out."""
+    if mask is None:
+        return tails
+    real = mask[::copies].bool().tolist()
+    return [sum(row[len(row) - answer - n : len(row) - answer]) for row, n in zip(real, tails, strict=True)]
 
 
 def _positions(given: Tensor | None, rows: int, length: int, device: torch.device) -> Tensor:

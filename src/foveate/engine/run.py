@@ -21,9 +21,13 @@ from ..errors import InvalidValue, UnsupportedModel
 from ..families import family_of
 from ..families.base import Family, Kind
 from ..method import Method, get_method
-from ..pieces.base import Attention, Reading
-from ..plan import Layer, ModelShape, Step, Vision, check_steps
+from ..pieces.base import Reading
+from ..pieces.bias import Bias
+from ..pieces.seen import Attention, States
+from ..plan import Layer, ModelShape, Step, check_steps
 from .prompt import Encoded, Prompt
+from .signals import VisionKey, vision_key, watched_layers
+from .states import watch_states
 from .tap import watch
 from .trace import Stopwatch, Trace
 from .turn import Turn, next_turn
@@ -69,7 +73,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.ids: Tensor | None = None
         self.answer = 0
-        self.vision: dict[tuple[int | None, Reading], list[Tensor]] = {}
+        self.vision: dict[VisionKey, list[Tensor]] = {}
         self.pending: dict[Kind, Encoded] = {}
         self.prompt: Prompt | None = None
         self.turn: Turn | None = None
@@ -85,7 +89,9 @@ class Run:
         self.decoder = family.decoder(self.core)
         self.shape: ModelShape = family.shape(model.config)
         self.steps = _with_positions(check_steps(method.steps(self.shape), self.shape), method, self.shape)
+        self.bias: Bias | None = method.chosen("bias")
         _refuse_windows(self.decoder.config)
+        _refuse_bias(self.bias, self.decoder.config)
         _refuse_several_devices(self.decoder, self.steps)
         self.trace = Trace()
         self.stopwatch = Stopwatch(synchronize)
@@ -144,25 +150,37 @@ class Run:
         undo.callback(delattr, self.core, name)
 
     def _watch(self, undo: ExitStack) -> None:
-        vision: dict[nn.Module, list[tuple[int | None, Reading]]] = {}
-        previous: dict[int, list[Reading]] = {}
+        """Place readers where the steps' readings are taken, each module once."""
+        attention: dict[nn.Module, list[VisionKey]] = {}
+        outputs: dict[nn.Module, list[VisionKey]] = {}
+        layers: dict[tuple[int, str], list[Reading]] = {}
         for step in self.steps:
             for reading in step.reads:
-                if reading.place == "vision" and isinstance(step.at, Vision):
-                    block = step.at.block
-                    vision.setdefault(self.family.vision_attention(self.core, block), []).append((block, reading))
+                if reading.place == "vision":
+                    key = vision_key(step, reading)
+                    if reading.sees == "output":
+                        keys = outputs.setdefault(self.family.vision_block(self.core, key[0]), [])
+                    else:
+                        keys = attention.setdefault(self.family.vision_attention(self.core, key[0]), [])
+                    keys += [key] if key not in keys else []
                 elif reading.place == "previous":
-                    previous.setdefault(step.at.layer - 1, []).append(reading)
-        for module, wanted in vision.items():
+                    for i in watched_layers(step, reading):
+                        there = layers.setdefault((i, reading.sees), [])
+                        there += [reading] if reading not in there else []
+        for module, wanted in attention.items():
             watch(module, functools.partial(self._see_vision, wanted), undo)
-        for layer, readings in previous.items():
-            watch(self.decoder.layers[layer].self_attn, functools.partial(self._see_layer, layer, readings), undo)
+        for block, wanted in outputs.items():
+            undo.callback(block.register_forward_hook(functools.partial(self._see_block, wanted)).remove)
+        for (i, sees), readings in layers.items():
+            layer = self.decoder.layers[i]
+            if sees == "states":
+                watch_states(layer, self._in_prefill, functools.partial(self._see_states, i, readings), undo)
+            else:
+                watch(layer.self_attn, functools.partial(self._see_layer, i, readings), undo)
 
     # ── the forward pass, top to bottom ──────────────────────────────────────────────────────────────────────────
 
-    def _see_vision(
-        self, wanted: list[tuple[int | None, Reading]], q: Tensor, k: Tensor, scale: float, kwargs: dict[str, Any]
-    ) -> None:
+    def _see_vision(self, wanted: list[VisionKey], q: Tensor, k: Tensor, scale: float, kwargs: dict[str, Any]) -> None:
         store = self.thread.vision
         bounds = kwargs.get("cu_seq_lens_q")  # FlashAttention gets all images of a batch in one call
         lengths = [q.shape[2]] if bounds is None else bounds.diff().tolist()
@@ -170,6 +188,12 @@ class Run:
             for block, reading in wanted:
                 value = reading(Attention(part_q, part_k, scale))
                 store.setdefault((block, reading), []).append(value if value.ndim == 3 else value[..., None])
+
+    def _see_block(self, wanted: list[VisionKey], module: nn.Module, args: tuple, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output
+        states = states if states.ndim == 3 else states[None]
+        for block, reading in wanted:
+            self.thread.vision.setdefault((block, reading), []).append(reading(states))
 
     def _on_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         # whoever asks for the logits of the last n tokens has put n - 1 tokens of answer behind the prompt: the
@@ -216,11 +240,18 @@ class Run:
             return None
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
+    def _in_prefill(self) -> bool:
+        return self.thread.prompt is not None
+
     def _see_layer(
-        self, layer: int, readings: list[Reading], q: Tensor, k: Tensor, scale: float, kwargs: dict[str, Any]
+        self, i: int, readings: list[Reading], q: Tensor, k: Tensor, scale: float, kwargs: dict[str, Any]
     ) -> None:
         if (prompt := self.thread.prompt) is not None:
-            prompt.read(layer, readings, q, k, scale)
+            prompt.read(i, readings, self.decoder.layers[i], q, k, scale)
+
+    def _see_states(self, i: int, readings: list[Reading], states: States) -> None:
+        if (prompt := self.thread.prompt) is not None:
+            prompt.passed(i, readings, states)
 
     def _after_decoder(self, module: nn.Module, args: tuple, output: Any) -> None:
         prompt, self.thread.prompt, self.thread.turn = self.thread.prompt, None, None
@@ -254,7 +285,7 @@ def _with_positions(steps: tuple[Step, ...], method: Method, shape: ModelShape) 
     """The steps with the position policy that applies: the user's, else the published one where the model allows it."""
     from dataclasses import replace
 
-    wanted = method.settings().get("positions")
+    wanted = method.chosen("positions")
     if wanted not in (None, "keep", "compact"):
         raise InvalidValue(f"positions must be 'keep' or 'compact', got {wanted!r}")
     if wanted == "compact" and shape.mrope:
@@ -272,6 +303,14 @@ def _refuse_windows(config: Any) -> None:
         raise UnsupportedModel(
             f"this language model mixes {', '.join(sorted(kinds))}: a window counted in removed tokens would reach too "
             "far; only full attention is supported"
+        )
+
+
+def _refuse_bias(bias: Bias | None, config: Any) -> None:
+    if bias is not None and config._attn_implementation not in ("sdpa", "eager"):
+        raise UnsupportedModel(
+            f"{type(bias).__name__} is added to attention logits, and {config._attn_implementation!r} takes none; "
+            "load the model with attn_implementation='sdpa', or leave the bias out"
         )
 
 

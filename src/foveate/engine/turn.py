@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedInput
-from .carry import causal_mask
 from .cut import Columns
+from .masks import Rotary, biased_mask, causal_mask
 
 if TYPE_CHECKING:
     from .prompt import Prompt
@@ -61,16 +61,36 @@ class Turn:
     def before_layer(self, i: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Give a layer the mask and the positions that fit what its own cache holds."""
         columns, door = self.prompt.layers[i], self.prompt.layers[0]
-        if columns is door:
+        if columns is door and columns.size is None:
             return
         if id(columns) not in self.masks:
-            self.masks[id(columns)] = causal_mask(self.prompt.run, hidden, self._valid(columns), self.cache, i)
+            self.masks[id(columns)] = self._mask(columns, hidden, i)
         kwargs["attention_mask"] = self.masks[id(columns)]
         if kwargs.get("position_ids") is not None:
             kwargs["position_ids"] = None
         if columns.shift is not door.shift:
             at = self.position - columns.shift[:, None]
             kwargs["position_embeddings"] = self.prompt.run.decoder.rotary_emb(hidden, at)
+
+    def _mask(self, columns: Columns, hidden: Tensor, layer: int) -> Tensor | None:
+        run, valid = self.prompt.run, self._valid(columns)
+        if columns.size is None:
+            return causal_mask(run, hidden, valid, self.cache, layer)
+        assert run.bias is not None, "sizes are kept for a bias"
+        size = torch.nn.functional.pad(columns.size, (0, self.added), value=1.0)
+        return biased_mask(run.bias, size, valid, hidden.shape[1], self._rotary(columns, hidden), hidden.dtype)
+
+    def _rotary(self, columns: Columns, hidden: Tensor) -> Rotary | None:
+        """Rotary angles of what the layer's cache holds and of the new tokens."""
+        if columns.rotary is None:
+            return None
+        run = self.prompt.run
+        at = self.prompt.next_position[:, None] + torch.arange(self.added, device=hidden.device)
+        at = at if columns.shift is None else at - columns.shift[:, None]
+        at = at.expand(3, -1, -1) if run.shape.mrope else at
+        added = run.family.rotary(run.decoder.layers[0], run.decoder.rotary_emb(hidden, at))
+        cos, sin = (torch.cat(pair, dim=1) for pair in zip(columns.rotary, added, strict=True))
+        return cos, sin
 
     def _valid(self, columns: Columns) -> Tensor | None:
         if columns.valid is None and self.new is None:

@@ -66,8 +66,12 @@ class Family(ABC):
         """The token layout of each image, from the arguments of `get_image_features` or `get_video_features`."""
 
     @abstractmethod
+    def vision_block(self, core: nn.Module, block: int | None) -> nn.Module:
+        """A vision block; None is the one whose attention methods read by default."""
+
+    @abstractmethod
     def vision_attention(self, core: nn.Module, block: int | None) -> nn.Module:
-        """The attention module of a vision block; None is the block whose attention methods read by default."""
+        """The attention module of a vision block."""
 
     @abstractmethod
     def to_llm(self, core: nn.Module, kind: Kind, arguments: dict[str, Any], per_patch: list[Tensor]) -> list[Tensor]:
@@ -111,25 +115,37 @@ class Family(ABC):
         """The language model: it has `layers`, and hidden states pass through them in order."""
         return core.language_model
 
-    def query_and_key(
-        self, layer: nn.Module, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], tail: int | None
-    ) -> tuple[Tensor, Tensor]:
-        """q [B, H, L, d] and k [B, Hk, L, d], after RoPE, that a decoder layer would compute from its input.
+    def rotary(self, layer: nn.Module, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """cos and sin [B or 1, L, d] as the layer's attention applies them."""
+        return position_embeddings
 
-        With `tail` only the last `tail` rows of q are computed, the others are zero: those are all a reading of the
-        text needs, and the query projection is the dearest part.
+    def rotated(self, layer: nn.Module, x: Tensor, position_embeddings: tuple[Tensor, Tensor]) -> Tensor:
+        """Queries or keys [B, h, L, d] after RoPE."""
+        cos, sin = (p.unsqueeze(1) for p in self.rotary(layer, position_embeddings))
+        return x * cos + _half_turned(x) * sin
+
+    def query_and_key(
+        self, layer: nn.Module, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor] | None, tail: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """q [B, H, L, d] and k [B, Hk, L, d] that a decoder layer would compute from its input.
+
+        After RoPE, or before it where `position_embeddings` is None. With `tail` only the last `tail` rows of q are
+        computed, the others are zero: those are all a reading of the text needs, and the query projection is the
+        dearest part.
         """
         attention = layer.self_attn
         h = layer.input_layernorm(hidden)
-        cos, sin = (p.unsqueeze(1) for p in position_embeddings)
         first = 0 if tail is None else h.shape[1] - tail
 
-        def project(linear: nn.Module, rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        def project(linear: nn.Module, rows: Tensor, start: int) -> Tensor:
             x = linear(rows).view(*rows.shape[:-1], -1, attention.head_dim).transpose(1, 2)
-            return x * cos + _rotated(x) * sin
+            if position_embeddings is None:
+                return x
+            cos, sin = (p[..., start:, :] for p in position_embeddings)
+            return self.rotated(layer, x, (cos, sin))
 
-        k = project(attention.k_proj, h, cos, sin)
-        q = project(attention.q_proj, h[:, first:], cos[:, :, first:], sin[:, :, first:])
+        k = project(attention.k_proj, h, 0)
+        q = project(attention.q_proj, h[:, first:], first)
         return nn.functional.pad(q, (0, 0, first, 0)), k
 
     def scale(self, layer: nn.Module) -> float:
@@ -137,8 +153,17 @@ class Family(ABC):
         return layer.self_attn.scaling
 
 
-def text_shape(family: str, text: Any, *, vision_blocks: int, has_cls: bool = False, mrope: bool = False) -> ModelShape:
-    """A ModelShape from a Llama-like text config."""
+def text_shape(
+    family: str,
+    text: Any,
+    *,
+    vision_blocks: int,
+    vision_features: int | None = None,
+    vision_global: Sequence[int] | None = None,
+    has_cls: bool = False,
+    mrope: bool = False,
+) -> ModelShape:
+    """A ModelShape from a Llama-like text config; by default all vision blocks are global, the last makes features."""
     heads = text.num_attention_heads
     return ModelShape(
         family=family,
@@ -150,6 +175,8 @@ def text_shape(family: str, text: Any, *, vision_blocks: int, has_cls: bool = Fa
         ffn=text.intermediate_size,
         vocab=text.vocab_size,
         vision_blocks=vision_blocks,
+        vision_features=vision_blocks - 1 if vision_features is None else vision_features,
+        vision_global=tuple(range(vision_blocks) if vision_global is None else sorted(vision_global)),
         has_cls=has_cls,
         mrope=mrope,
     )
@@ -172,7 +199,8 @@ def find_spans(
                 layout = layouts[kind][at[kind]]
                 at[kind] += 1
                 start, columns = columns[0], columns[layout.length :]
-                spans += [Span(start + v.offset, v.grid, kind, v.stride) for v in layout.views]
+                image = len({s.image for s in spans if s.kind == kind})
+                spans += [Span(start + v.offset, v.grid, kind, v.stride, image) for v in layout.views]
         rows.append(sorted(spans, key=lambda s: s.start))
     return rows
 
@@ -197,6 +225,6 @@ def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: str) -> tuple[Tensor
     return ids, mask
 
 
-def _rotated(x: Tensor) -> Tensor:
+def _half_turned(x: Tensor) -> Tensor:
     a, b = x.chunk(2, dim=-1)
     return torch.cat((-b, a), dim=-1)

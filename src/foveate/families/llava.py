@@ -22,14 +22,23 @@ class Llava(Family):
     def shape(self, config: Any) -> ModelShape:
         vision = config.vision_config
         has_cls = config.vision_feature_select_strategy == "default"
-        return text_shape("llava", config.text_config, vision_blocks=vision.num_hidden_layers, has_cls=has_cls)
+        return text_shape(
+            "llava",
+            config.text_config,
+            vision_blocks=vision.num_hidden_layers,
+            vision_features=feature_block(config),
+            has_cls=has_cls,
+        )
 
     def layouts(self, kind: Kind, core: nn.Module, arguments: dict[str, Any]) -> list[Layout]:
         side = _side(core.config)
         return [Layout.plain("image", Grid(1, side, side))] * arguments["pixel_values"].shape[0]
 
+    def vision_block(self, core: nn.Module, block: int | None) -> nn.Module:
+        return encoder_layers(core)[feature_block(core.config) if block is None else block]
+
     def vision_attention(self, core: nn.Module, block: int | None) -> nn.Module:
-        return encoder_layers(core)[feature_block(core) if block is None else block].self_attn
+        return self.vision_block(core, block).self_attn
 
     def to_llm(self, core: nn.Module, kind: Kind, arguments: dict[str, Any], per_patch: list[Tensor]) -> list[Tensor]:
         patches = torch.cat(per_patch)
@@ -91,9 +100,9 @@ def encoder_layers(core: nn.Module) -> nn.ModuleList:
     return getattr(tower, "vision_model", tower).encoder.layers
 
 
-def feature_block(core: nn.Module) -> int:
+def feature_block(config: Any) -> int:
     """The block whose output is handed to the projector: hidden_states[i] is the output of block i - 1."""
-    layer = core.config.vision_feature_layer
+    layer = config.vision_feature_layer
     layer = layer if isinstance(layer, int) else layer[-1]
-    blocks = core.config.vision_config.num_hidden_layers
+    blocks = config.vision_config.num_hidden_layers
     return (layer if layer >= 0 else blocks + 1 + layer) - 1

@@ -26,7 +26,9 @@ class LlavaOnevision(Family):
 
     def shape(self, config: Any) -> ModelShape:
         blocks = config.vision_config.num_hidden_layers
-        return text_shape("llava_onevision", config.text_config, vision_blocks=blocks)
+        return text_shape(
+            "llava_onevision", config.text_config, vision_blocks=blocks, vision_features=feature_block(config)
+        )
 
     def layouts(self, kind: Kind, core: nn.Module, arguments: dict[str, Any]) -> list[Layout]:
         side = _side(core.config)
@@ -36,8 +38,11 @@ class LlavaOnevision(Family):
             return [Layout.plain("video", Grid(frames, half, half), tail=1)] * videos
         return [_image_layout(core, size, alone) for size, alone in self._images(arguments)]
 
+    def vision_block(self, core: nn.Module, block: int | None) -> nn.Module:
+        return encoder_layers(core)[feature_block(core.config) if block is None else block]
+
     def vision_attention(self, core: nn.Module, block: int | None) -> nn.Module:
-        return encoder_layers(core)[feature_block(core) if block is None else block].self_attn
+        return self.vision_block(core, block).self_attn
 
     def to_llm(self, core: nn.Module, kind: Kind, arguments: dict[str, Any], per_patch: list[Tensor]) -> list[Tensor]:
         patches = torch.cat(per_patch)

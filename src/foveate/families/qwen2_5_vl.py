@@ -21,15 +21,25 @@ class Qwen25VL(Family):
     title = "Qwen2.5-VL"
 
     def shape(self, config: Any) -> ModelShape:
-        return text_shape("qwen2_5_vl", config.text_config, vision_blocks=config.vision_config.depth, mrope=True)
+        vision = config.vision_config
+        return text_shape(
+            "qwen2_5_vl",
+            config.text_config,
+            vision_blocks=vision.depth,
+            vision_global=vision.fullatt_block_indexes,
+            mrope=True,
+        )
 
     def layouts(self, kind: Kind, core: nn.Module, arguments: dict[str, Any]) -> list[Layout]:
         merge = core.config.vision_config.spatial_merge_size
         return [Layout.plain(kind, Grid(t, h // merge, w // merge)) for t, h, w in self._thw(kind, arguments).tolist()]
 
-    def vision_attention(self, core: nn.Module, block: int | None) -> nn.Module:
+    def vision_block(self, core: nn.Module, block: int | None) -> nn.Module:
         full = core.config.vision_config.fullatt_block_indexes
-        return core.visual.blocks[max(full) if block is None else block].attn
+        return core.visual.blocks[max(full) if block is None else block]
+
+    def vision_attention(self, core: nn.Module, block: int | None) -> nn.Module:
+        return self.vision_block(core, block).attn
 
     def to_llm(self, core: nn.Module, kind: Kind, arguments: dict[str, Any], per_patch: list[Tensor]) -> list[Tensor]:
         from transformers.vision_utils import get_vision_window_index
@@ -65,16 +75,16 @@ class Qwen25VL(Family):
         t = 1 if kind == "image" else -(-frames // vision.temporal_patch_size)
         return (Grid(t, height // cell, width // cell),)
 
-    def query_and_key(
-        self, layer: nn.Module, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], tail: int | None
-    ) -> tuple[Tensor, Tensor]:
+    def rotary(self, layer: nn.Module, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         cos, sin = position_embeddings
-        if cos.ndim == 4:  # transformers before 5.20 joins the three axes of M-RoPE inside the attention
-            sections = layer.self_attn.config.rope_parameters["mrope_section"] * 2
-            cos, sin = (
-                torch.cat([part[i % 3] for i, part in enumerate(p.split(sections, dim=-1))], dim=-1) for p in (cos, sin)
-            )
-        return super().query_and_key(layer, hidden, (cos, sin), tail)
+        if cos.ndim == 3:
+            return cos, sin
+        # transformers before 5.20 joins the three axes of M-RoPE inside the attention
+        sections = layer.self_attn.config.rope_parameters["mrope_section"] * 2
+        cos, sin = (
+            torch.cat([part[i % 3] for i, part in enumerate(p.split(sections, dim=-1))], dim=-1) for p in (cos, sin)
+        )
+        return cos, sin
 
     def tiny(self, seed: int = 0, **text: Any) -> nn.Module:
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration

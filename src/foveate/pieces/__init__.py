@@ -1,20 +1,25 @@
 """The vocabulary of steps: small frozen objects that name an op and declare what it reads."""
 
-from .base import Adaptive, Attention, Measure, Merge, Reading, Score, Select, Selection
+from .base import Adaptive, Budget, Measure, Merge, Reading, Score, Select, Selection
+from .bias import Bias, DistanceBias, SizeBias
 from .measures import Complexity
 from .merges import BipartiteMerge, ContextualMean, Drop, NearestMean, WindowMean
 from .readings import Cls, Keys, LastQuery, PageRank, Received, TextRows, VisionReceived
 from .scores import Hybrid, Norm, Random, Read, Saliency
+from .seen import Attention, Raters, States, Stream
 from .selects import DensityPeaks, DominantContextual, EvenGrid, GridCells, MaxMin, TopK
 
 __all__ = [
     "Adaptive",
     "Attention",
+    "Bias",
     "BipartiteMerge",
+    "Budget",
     "Cls",
     "Complexity",
     "ContextualMean",
     "DensityPeaks",
+    "DistanceBias",
     "DominantContextual",
     "Drop",
     "EvenGrid",
@@ -29,6 +34,7 @@ __all__ = [
     "Norm",
     "PageRank",
     "Random",
+    "Raters",
     "Read",
     "Reading",
     "Received",
@@ -36,6 +42,9 @@ __all__ = [
     "Score",
     "Select",
     "Selection",
+    "SizeBias",
+    "States",
+    "Stream",
     "TextRows",
     "TopK",
     "VisionReceived",

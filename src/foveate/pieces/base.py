@@ -1,10 +1,10 @@
-"""The grammar of a step: readings watch attention, scores rank, selectors choose, mergers fold in the rest."""
+"""The grammar of a step: readings watch the model, scores rank, selectors choose, mergers fold in the rest."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,48 +12,45 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from ..tokens import Grid, Reduction, VisualTokens
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """Queries and keys of one attention module during prefill, after RoPE, as a reading gets them.
-
-    q [R, H, L, d], k [R, Hk, L, d] with Hk dividing H; `valid` [R, L] marks real columns (None: all);
-    `last` [R, 1] the row of the last prompt token; `text` [R, r] the rows after the last visual token with
-    `text_valid`. In a vision tower R runs over crops or frames, and last and text are None.
-    """
-
-    q: Float[Tensor, "R H L d"]
-    k: Float[Tensor, "R Hk L d"]
-    scale: float
-    valid: Bool[Tensor, "R L"] | None = None
-    last: Int[Tensor, "R 1"] | None = None
-    text: Int[Tensor, "R r"] | None = None
-    text_valid: Bool[Tensor, "R r"] | None = None
+from .seen import Raters
 
 
 class Reading(ABC):
-    """Computes one number or vector per key from an attention module's q and k; frozen, so it is its own name.
+    """Computes one number or vector per column from what it is shown; frozen, so it is its own name.
 
-    `place` says where it is taken: "vision" (the block named by the step's site, else the family's default),
-    "previous" (the layer that ran just before the cut) or "next" (the layer behind the cut, on its own input).
+    `place` says where it is taken: "vision" (in the vision tower, at `block`, else at the block of the step's site,
+    else at the family's default), "previous" (the layer that ran just before the cut), "next" (the layer behind the
+    cut, on its own input) or "here" (the residual stream at the cut). `sees` says what it is shown there: "attention"
+    (an `Attention`), "states" (a `States`; "previous" only), "output" (what a vision block gave, [R, P, D]) or "stream"
+    (a `Stream`; "here" only).
     """
 
-    place: Literal["vision", "previous", "next"]
+    place: Literal["vision", "previous", "next", "here"]
+    sees: ClassVar[Literal["attention", "states", "output", "stream"]] = "attention"
+    #: the vision block it is taken at, from 0, negative from the end; None: the one of the step's site
+    block: int | None = None
+    #: first layer of a sum over layers up to the cut; None: the layer before the cut alone ("previous" only)
+    since: int | None = None
+    #: which text tokens have a say, if not all
+    raters: Raters | None = None
     #: True when it needs a CLS token, which some vision towers do not have
     needs_cls: ClassVar[bool] = False
-    #: True when it needs the queries of all rows, not only those of the text behind the visual tokens
+    #: True when it needs the queries of all rows, not only those of the text behind the visual tokens ("next")
     all_rows: ClassVar[bool] = False
+    #: False when it wants q and k as they are before RoPE ("next")
+    rotary: ClassVar[bool] = True
 
     @abstractmethod
-    def __call__(self, attention: Attention) -> Tensor:
-        """A tensor [R, L] or [R, L, d] in the order of the keys."""
+    def __call__(self, seen: Any) -> Tensor:
+        """A tensor [R, L] or [R, L, d] in the order of the columns or patches."""
 
 
 class Score(ABC):
     """Importance of each token, higher is kept; float32, finite, normalised per row if combined with others."""
 
     reads: tuple[Reading, ...] = ()
+    #: True when it looks at `tokens.text`
+    needs_text: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
@@ -79,6 +76,9 @@ class Selection(NamedTuple):
 class Select(ABC):
     """Chooses `count` of N tokens; ties go to the lower index."""
 
+    reads: tuple[Reading, ...] = ()
+    #: True when it looks at `tokens.text`
+    needs_text: ClassVar[bool] = False
     #: False for selectors that look at features or geometry only
     needs_score: ClassVar[bool] = False
 
@@ -95,6 +95,8 @@ class Merge(ABC):
     """Decides what becomes of the tokens that were not chosen."""
 
     reads: tuple[Reading, ...] = ()
+    #: True when it looks at `tokens.text`
+    needs_text: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, tokens: VisualTokens, selection: Selection) -> Reduction:
@@ -109,12 +111,24 @@ class Measure(ABC):
         """The measure."""
 
 
-@dataclass(frozen=True)
-class Adaptive:
-    """A budget that follows the content: `low` where the measure is 0, `high` where it is 1, linear between.
+class Budget(ABC):
+    """A fraction to keep that follows the content, between `low` and `high`; frozen, with those two as fields.
 
     Counts then depend on features, so each such step costs one device-to-host copy.
     """
+
+    low: float
+    high: float
+    reads: tuple[Reading, ...] = ()
+
+    @abstractmethod
+    def keep(self, tokens: VisualTokens) -> list[float]:
+        """The fraction of the uncompressed count to keep of each row, on the host, within [low, high]."""
+
+
+@dataclass(frozen=True)
+class Adaptive(Budget):
+    """A budget by a measure of the content: `low` where it is 0, `high` where it is 1, linear between."""
 
     measure: Measure
     low: float

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import InvalidValue, UnsupportedInput
 from ..ops import attention as op
-from .base import Attention, Reading
+from .base import Reading
+from .seen import Attention, Raters
 
 Place = Literal["previous", "next"]
 
@@ -37,9 +38,13 @@ class LastQuery(Reading):
 
 @dataclass(frozen=True)
 class TextRows(Reading):
-    """Attention paid by the text behind the last visual token, mean over those rows and heads (SparseVLM's raters)."""
+    """Attention paid by the text behind the last visual token, mean over those rows and heads.
+
+    With `raters` only by the rows they choose (SparseVLM).
+    """
 
     place: Place = "previous"
+    raters: Raters | None = None
 
     def __post_init__(self) -> None:
         _check_place(self.place)
@@ -49,7 +54,8 @@ class TextRows(Reading):
         assert a.text is not None, "a vision tower has no text"
         if a.text.shape[1] == 0:
             raise UnsupportedInput("no text stands behind the image to rank it by; put the question after the image")
-        return op.rows_attention(a.q, a.k, a.text, a.scale, row_valid=a.text_valid, valid=a.valid)
+        rows = a.text_valid if self.raters is None else a.raters[self.raters]
+        return op.rows_attention(a.q, a.k, a.text, a.scale, row_valid=rows, valid=a.valid)
 
 
 @dataclass(frozen=True)
