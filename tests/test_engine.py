@@ -16,7 +16,7 @@ from foveate.families.llava_onevision import LlavaOnevision
 from foveate.families.qwen2_5_vl import Qwen25VL
 from foveate.methods.aim import Aim
 from foveate.pieces import Adaptive, Complexity
-from foveate.testing import ONE, UNEQUAL, Case, answer, generate, masked_logits, text_of, tiny, visible_columns
+from foveate.testing import ONE, UNEQUAL, Case, answer, generate, masked_logits, sights_of, text_of, tiny
 
 QWEN, LLAVA, ONEVISION = Qwen25VL(), Llava(), LlavaOnevision()
 ALL = sorted(set(families().values()), key=lambda f: f.title)
@@ -71,7 +71,7 @@ def test_a_second_turn_equals_one_long_prompt_with_the_same_tokens(family, metho
         generate(c.model, inputs, max_new_tokens=1, min_new_tokens=1)
         handle.remove()
     history = torch.cat([text_of(first, inputs), turn, second.sequences[:, ids.shape[1] :]], 1)
-    reference = masked_logits(c, again, door["x"], inputs, history)
+    reference = masked_logits(c, again, {0: door["x"]}, inputs, history)
     got = torch.stack(second.logits, 1)
     assert (got - reference[:, -got.shape[1] :]).abs().max() < 2e-4
 
@@ -382,7 +382,7 @@ def test_the_trace_prints_and_counts():
     prefill = sum(layer.keys[:, :, : -4 or None].numel() * 2 * 4 for layer in out.past_key_values.layers)
     assert run.trace.kv_bytes == prefill
     assert run.trace.prefill_ms > run.trace.selection_ms > 0 and run.trace.vision_ms > 0
-    assert visible_columns(run, inputs, inputs["input_ids"].shape[1])[0].sum() == 12 + inputs["input_ids"].shape[1] - 48
+    assert sights_of(run, inputs)[0].columns.sum() == 12 + inputs["input_ids"].shape[1] - 48
 
 
 def test_solve_finds_the_keep_for_a_t_eq():
@@ -413,7 +413,7 @@ def test_what_enters_layer_0_are_the_means_of_what_each_survivor_stands_for(fami
 
     plain, _ = door(get_method("uniform", keep=1.0))
     cut, run = door(c.method)
-    columns = visible_columns(run, inputs, plain.shape[0])[0][0].nonzero()[:, 0].tolist()
+    columns = sights_of(run, inputs)[0].columns[0].nonzero()[:, 0].tolist()
     assert len(run.trace.cuts) >= len(run.trace.plan.grids)
     for step in run.trace.cuts:
         if step.step.at.layer:

@@ -10,7 +10,7 @@ import torch
 from foveate import compress
 from foveate.methods.aim import Aim
 from foveate.ops.schedule import AimSchedule
-from foveate.testing import visible_columns
+from foveate.testing import sights_of
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "aim.json").read_text())["e2e"]["e1_tiny_qwen2_prefill"]
 
@@ -71,7 +71,7 @@ def test_aim_prunes_what_the_published_code_hides(model, inputs):
         plain = model(**inputs).logits[0, -1]
     finally:
         handle.remove()
-    seen = [c[0].nonzero()[:, 0].tolist() for c in visible_columns(run, inputs, 20)]
+    seen = [s.columns[0].nonzero()[:, 0].tolist() for s in sights_of(run, inputs)]
     assert seen == [GOLDEN["visible"][str(i)] for i in range(24)]
     torch.testing.assert_close(logits, torch.tensor(GOLDEN["last_logits"]), atol=GOLDEN["atol"], rtol=0)
     torch.testing.assert_close(plain, torch.tensor(GOLDEN["last_logits_no_pruning"]), atol=GOLDEN["atol"], rtol=0)

@@ -22,7 +22,6 @@ from foveate.pieces import (
     Score,
     SizeBias,
     TextRows,
-    TopK,
     VisionReceived,
 )
 from foveate.plan import Layer, Projector, Step, Vision, make_plan
@@ -62,6 +61,9 @@ class Spy(Score):
         self.seen.append((tokens, values))
         return Norm()(tokens)
 
+    def flops(self, of):
+        return 0
+
 
 @dataclass(frozen=True)
 class Change(Reading):
@@ -74,6 +76,9 @@ class Change(Reading):
     def __call__(self, states):
         return (states.after - states.before).norm(dim=-1)
 
+    def flops(self, of):
+        return 0
+
 
 @dataclass(frozen=True)
 class Parts(Reading):
@@ -84,6 +89,9 @@ class Parts(Reading):
 
     def __call__(self, states):
         return (states.attention_out + states.ffn_out - (states.after - states.before)).norm(dim=-1)
+
+    def flops(self, of):
+        return 0
 
 
 def hidden_states(model, inputs):
@@ -142,6 +150,9 @@ class Loud(Raters):
         length = text.norm(dim=-1)
         return length >= length.median(1, keepdim=True).values
 
+    def flops(self, of):
+        return 0
+
 
 @ALL
 def test_raters_are_chosen_at_layer_0_and_only_they_rate(family):
@@ -187,6 +198,9 @@ def test_text_that_was_not_asked_for_is_refused_and_so_is_none():
         def __call__(self, tokens):
             return tokens.text()
 
+        def flops(self, of):
+            return 0
+
     with pytest.raises(KeyError), compress(model, Steps((Step(Projector(), 0.5, Sly()),))):
         model(**LLAVA.tiny_inputs(model, [[(4, 4)]]))
     inputs = LLAVA.tiny_inputs(model, [[(4, 4)]])
@@ -209,6 +223,9 @@ class Output(Reading):
 
     def __call__(self, seen):
         return seen
+
+    def flops(self, of):
+        return 0
 
 
 def test_outputs_of_vision_blocks_reach_the_tokens():
@@ -300,6 +317,9 @@ def test_budgets_see_what_earlier_layers_ran_on(family):
             seen.append(tokens.history)
             return [self.low + 0.2] * len(tokens.x)
 
+        def flops(self, of):
+            return 0
+
     model = tiny(family)
     steps = (Step(Layer(2), Half(), Norm(), per="prompt"), Step(Layer(4), Half(0.05, 0.2), Norm(), per="prompt"))
     with compress(model, Steps(steps)) as run:
@@ -311,39 +331,29 @@ def test_budgets_see_what_earlier_layers_ran_on(family):
 
 @ALL
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_a_size_bias_makes_a_merged_token_weigh_like_its_group(family, implementation):
-    """Equal tokens merged and weighed by size give what they gave unmerged: a softmax over copies."""
-    model = family.tiny(0)
+@pytest.mark.parametrize("bias", [SizeBias(), DistanceBias()], ids=str)
+def test_a_bias_is_added_behind_the_cut_in_prefill_and_decoding(family, bias, implementation):
+    """Against one masked forward with the same bias; merges before and inside the language model."""
+    model = tiny(family)
     model.set_attn_implementation(implementation)
-    inputs = family.tiny_inputs(model, [[(6, 6)], [(6, 6)]], seed=2)
-    plain = generate(model, inputs)
-    method = Steps((Step(Layer(2), 0.5, Norm(), TopK(), per="prompt"),))
-    with compress(model, method):
-        cut = generate(model, inputs)
-    with compress(model, Steps(method.each, bias=SizeBias())):
-        same = generate(model, inputs)  # nothing was merged: every size is 1, its logarithm 0
-    for a, b in zip(cut.logits, same.logits, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(plain.logits[0], cut.logits[0], atol=1e-4)
+    try:
+        for method in (get_method("pool", keep=0.25), get_method("fastv", merge="nearest-mean", keep=0.4)):
+            removal_equals_masking(Case(family, With(method, bias=bias)))
+    finally:
+        model.set_attn_implementation("sdpa")
 
 
-def test_the_bias_is_the_logarithm_of_the_size_in_prefill_and_decoding():
+def test_a_bias_changes_the_answer_and_nothing_before_the_first_cut():
     model = tiny(LLAVA)
     inputs = LLAVA.tiny_inputs(model, [[(4, 4)]], seed=2)
-    method = With(get_method("pool", keep=0.25), bias=SizeBias(), positions="keep")
-    with compress(model, method) as run:
-        out = generate(model, inputs)
-    case = Case(LLAVA, get_method("pool", keep=0.25, positions="keep"))
-    with compress(model, case.method):
-        without = generate(model, inputs)
-    assert not torch.allclose(out.logits[0], without.logits[0], atol=1e-4)
-    # a second path: the same cut prompt in a stock forward with the bias in its mask
-    full = dict(inputs, input_ids=torch.cat([inputs["input_ids"], out.sequences[:, inputs["input_ids"].shape[1] :]], 1))
-    full["attention_mask"] = torch.ones_like(full["input_ids"])
-    with compress(model, method):
-        forced = model(**full, logits_to_keep=6).logits[0, :-1]
-    torch.testing.assert_close(torch.stack(out.logits, 1)[0], forced, atol=1e-4, rtol=1e-4)
-    assert run.bias == SizeBias()
+    logits = []
+    for bias in (None, SizeBias()):
+        with compress(model, With(get_method("pool", keep=0.25), bias=bias)):
+            logits.append(generate(model, inputs).logits[0])
+    assert not torch.allclose(*logits, atol=1e-4)
+    plain = generate(model, inputs)
+    with compress(model, With(get_method("pool", keep=1.0), bias=DistanceBias())):
+        assert all(map(torch.equal, plain.logits, generate(model, inputs).logits))
 
 
 @ALL

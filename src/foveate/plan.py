@@ -25,7 +25,8 @@ class ModelShape:
 
     layers, hidden, heads, kv_heads, head_dim, ffn and vocab are the language model's; mrope tells that positions have
     three axes, so that survivors cannot be renumbered. Of the vision tower: vision_blocks, the block whose output makes
-    the features, the blocks whose attention is global (the others see a window), and whether it has a CLS token.
+    the features, the blocks whose attention is global (the others see a window), whether it has a CLS token, and
+    whether every patch becomes one token of the language model, so that patches may leave inside the tower.
     """
 
     family: str
@@ -40,6 +41,7 @@ class ModelShape:
     vision_features: int
     vision_global: tuple[int, ...]
     has_cls: bool = False
+    patch_tokens: bool = False
     mrope: bool = False
 
     def vision_block(self, depth: float) -> int:
@@ -52,11 +54,26 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Before vision block `block`, which is the first to run on the survivors; the CLS token always stays.
+
+    Only where every patch becomes one token of the language model: projectors that pool or merge patches need the whole
+    grid. A reading of the tower is then of the block that ran just before.
+    """
+
+    block: int
+    layer = 0
+    stage = "vision"
+
+    def __str__(self) -> str:
+        return f"vision block {self.block}"
+
+
+@dataclass(frozen=True)
 class Vision:
     """Decided by the vision tower's attention; `block` counts from 0, -1 is the last whose attention is global.
 
-    The tokens leave where the tower hands them over, after the projector: projectors that pool or merge patches need
-    the whole grid.
+    The tokens leave where the tower hands them over, after the projector.
     """
 
     block: int | None = None
@@ -64,7 +81,7 @@ class Vision:
     stage = "vision"
 
     def __str__(self) -> str:
-        return "vision" if self.block is None else f"vision block {self.block}"
+        return "vision" if self.block is None else f"vision, by block {self.block}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,7 @@ class Layer:
         return f"layer {self.layer}"
 
 
-Site = Vision | Projector | Layer
+Site = Block | Vision | Projector | Layer
 #: tokens that have competed together cannot be told apart again on the host
 WIDER = {"frame": 0, "image": 0, "views": 1, "prompt": 2}
 Positions = Literal["keep", "compact"]
@@ -250,13 +267,41 @@ def check_steps(steps: Iterable[Step], shape: ModelShape) -> tuple[Step, ...]:
             )
         if isinstance(b.at, Layer) and isinstance(a.at, Layer) and a.at.layer == b.at.layer:
             raise InvalidValue(f"two steps cut before layer {b.at.layer}; make them one")
+        if isinstance(b.at, Block) and not (isinstance(a.at, Block) and a.at.block < b.at.block):
+            raise InvalidValue(
+                f"cuts inside the vision tower come first and go forward, but {a.at} comes before {b.at}"
+            )
         if b.per == "frame":
             raise InvalidValue(f"a per-frame step must be the first, but {a.at} comes before {b.at}")
         if WIDER[a.per] > WIDER[b.per]:
             raise InvalidValue(f"after a cut per {a.per} ({a.at}) the next cannot be per {b.per} ({b.at})")
     for step in steps:
         _check_site(step, shape)
+    if any(isinstance(s.at, Block) for s in steps):
+        _check_tower(steps, shape)
     return steps
+
+
+def _check_tower(steps: tuple[Step, ...], shape: ModelShape) -> None:
+    if not shape.patch_tokens:
+        raise InvalidValue(
+            "cuts inside the vision tower need a projector that makes one token of each patch, and that of "
+            f"{shape.family} merges, pools or stitches them; cut after the projector instead"
+        )
+    for step in steps:
+        if isinstance(step.at, Block):
+            if not 0 < step.at.block <= shape.vision_features:
+                raise InvalidValue(
+                    f"cannot cut before {step.at}: {shape.family} uses blocks 0 to {shape.vision_features}"
+                )
+            if step.per != "image" or isinstance(step.keep, Budget) or step.needs_text:
+                raise InvalidValue(f"a cut at {step.at} is per image, by a fixed keep, and knows no text")
+        in_tower = [r for r in step.reads if r.place == "vision"]
+        if in_tower and (not isinstance(step.at, Block) or any(r.block is not None for r in in_tower)):
+            raise InvalidValue(
+                f"{type(in_tower[0]).__name__} at {step.at}: once the tower is cut, a reading of it is of the block "
+                "before a cut inside; leave its block out and put the step there"
+            )
 
 
 def _check_site(step: Step, shape: ModelShape) -> None:

@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .engine.masks import decay
 from .engine.run import Run, compress
-from .errors import FoveateError, UnsupportedInput
+from .errors import UnsupportedInput
 from .families import families
 from .families.base import Family
+from .form import Watched, judge, made
 from .method import Method
 from .ops.schedule import Linear, Schedule
-from .plan import Layer, check_steps
+from .pieces.merges import Drop
+from .plan import Layer
 
 #: sizes of the images of each row, in LLM tokens; families with one fixed size ignore them
 ONE = [[(6, 8)]]
@@ -98,12 +101,19 @@ def text_of(out: Any, inputs: dict[str, Any]) -> Tensor:
 # ── the promises ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def what_its_pieces_give_is_well_formed(case: Case) -> None:
+    """Scores, choices, merges and budgets have the right form, are repeatable, and treat each image by itself."""
+    answer(case, case.inputs([[(6, 8), (6, 8)], [(5, 5)]]), Watched(case.method))
+
+
 def keeping_all_is_the_identity(case: Case) -> None:
     """Kept whole, logits are bit-identical and so are generated ids."""
     inputs = case.inputs(UNEQUAL)
     plain = generate(case.model, inputs)
     same, run = answer(case, inputs, identity(case.method))
     assert run.trace.plans, "the images were not seen"
+    cut = [f"keep {s.words()[1]} at {s.at}" for s in run.steps if s.highest < 1]
+    assert not cut, f"with keep=1 it still cuts ({', '.join(cut)}): let each fraction follow `keep`"
     assert torch.equal(plain.sequences, same.sequences), "generated ids differ with keep=1"
     assert all(map(torch.equal, plain.logits, same.logits)), "logits are not bit-identical with keep=1"
 
@@ -154,9 +164,9 @@ def removal_equals_masking(case: Case) -> None:
     """Prefill and decoding give the logits of one teacher-forced forward in which dropped tokens are only hidden."""
     inputs = case.inputs(UNEQUAL)
     method = case.keeping()
-    with compress(case.model, method) as run, _door_embeddings(run) as door:
+    with compress(case.model, method) as run, _entering(run) as entered:
         out = generate(case.model, inputs)
-    reference = masked_logits(case, run, door, inputs, text_of(out, inputs))
+    reference = masked_logits(case, run, entered, inputs, text_of(out, inputs))
     got = torch.stack(out.logits, dim=1)
     close = (got - reference).abs().max().item()
     assert close < 2e-4, f"logits differ by {close:.1e} from the same tokens hidden by masks"
@@ -225,6 +235,7 @@ def wrong_use_is_refused(case: Case) -> None:
 
 Promise = Callable[[Case], None]
 PROMISES: tuple[Promise, ...] = (
+    what_its_pieces_give_is_well_formed,
     keeping_all_is_the_identity,
     counts_are_the_planned_ones,
     a_batch_equals_its_rows,
@@ -238,65 +249,66 @@ PROMISES: tuple[Promise, ...] = (
 )
 
 
-def check_method(method: Method | type[Method]) -> None:
-    """Run all promises on all families; raises AssertionError that lists, in words, each one that is broken.
+def check_method(method: Method | type) -> None:
+    """Run all promises on all families; raises AssertionError that says, in words, which are broken, why and where.
 
-    A family the method cannot run on is skipped if it says why (a FoveateError when its steps are checked).
+    A family the method cannot run on is skipped if it says why (a FoveateError when its steps are checked); it must run
+    on one. Where its pieces give something malformed, the promises that build on them are not run.
     """
-    instance = method() if isinstance(method, type) else method
-    broken = []
-    for family in sorted(set(families().values()), key=lambda f: f.title):
-        case = Case(family, instance)
-        shape = family.shape(case.model.config)
-        try:
-            check_steps(instance.steps(shape), shape)
-        except FoveateError:
-            continue
-        for promise in PROMISES:
-            try:
-                promise(case)
-            except Exception as error:
-                broken.append(f"{family.title}: {promise.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
-    assert not broken, "\n".join([f"{type(instance).__name__} breaks {len(broken)} promises:", *broken])
+    instance = made(method)
+    judge([Case(family, instance) for family in sorted(set(families().values()), key=lambda f: f.title)], PROMISES)
 
 
 # ── the reference: hide instead of remove ────────────────────────────────────────────────────────────────────────
 
 
-def masked_logits(case: Case, run: Run, door: Tensor, inputs: dict[str, Any], generated: Tensor) -> Tensor:
+def masked_logits(
+    case: Case, run: Run, entered: dict[int, Tensor], inputs: dict[str, Any], generated: Tensor
+) -> Tensor:
     """Logits [B, NEW, V] of prompt and answer in one forward on all tokens, with the dropped ones hidden by masks.
 
-    Works from the trace alone: which columns each layer may see follows from the cuts; `door` are the embeddings that
-    entered layer 0, so that merged features are those of the run.
+    Works from the trace alone: which columns each layer may see, and how much they weigh under the method's bias,
+    follows from the cuts; `entered` is what entered the layers behind a cut that merged, so that merged features are
+    those of the run.
     """
-    model, family = case.model, case.family
-    core = family.core(model)
-    decoder = family.decoder(core)
+    model, decoder = case.model, run.decoder
     length = inputs["input_ids"].shape[1]
-    seen = visible_columns(run, inputs, length)
-    remembered = remembered_columns(run, seen)
+    sights = sights_of(run, inputs)
+    remembered = _remembered(run, [s.columns for s in sights])
     valid = torch.cat([inputs["attention_mask"].bool(), generated.new_ones(generated.shape).bool()], 1)
     full = dict(inputs, input_ids=torch.cat([inputs["input_ids"], generated], 1), attention_mask=valid.long())
     if "mm_token_type_ids" in full:
         full["mm_token_type_ids"] = torch.cat([full["mm_token_type_ids"], torch.zeros_like(generated).int()], 1)
     full["position_ids"] = _positions(model, full)
     total = valid.shape[1]
+    causal = torch.ones(total, total, dtype=torch.bool).tril()
+    in_prefill = (torch.arange(total) < length)[:, None]
+
+    def replaced(hidden: Tensor, i: int) -> Tensor:
+        hidden = hidden.clone()
+        for row, columns in enumerate(sights[i].columns):
+            stay = columns.nonzero()[:, 0]
+            hidden[row, stay] = entered[i][row, entered[i].shape[1] - len(stay) :]
+        return hidden
 
     def with_door(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
-        embeds = kwargs["inputs_embeds"].clone()
-        for row, columns in enumerate(seen[0]):
-            stay = columns.nonzero()[:, 0]
-            embeds[row, stay] = door[row, door.shape[1] - len(stay) :]
-        return args, {**kwargs, "inputs_embeds": embeds}
+        return args, {**kwargs, "inputs_embeds": replaced(kwargs["inputs_embeds"], 0)}
 
     def with_mask(i: int) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
-            causal = torch.ones(total, total, dtype=torch.bool).tril()
-            in_prefill = (torch.arange(total) < length)[:, None]
-            prompt = torch.where(in_prefill, seen[i][:, None], remembered[i][:, None])
+            prompt = torch.where(in_prefill, sights[i].columns[:, None], remembered[i][:, None])
             keys = torch.cat([prompt, prompt.new_ones(len(valid), total, total - length)], 2) & valid[:, None]
             allowed = (causal & keys) | torch.eye(total, dtype=torch.bool)
-            return args, {**kwargs, "attention_mask": allowed[:, None]}
+            mask = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+            if run.bias is not None and sights[i].is_cut:
+                size = nn.functional.pad(sights[i].size, (0, total - length), value=1.0)
+                rotary = run.family.rotary(module, kwargs["position_embeddings"])
+                mask = mask + run.bias(size[:, None], decay(rotary, total))
+            kwargs = {**kwargs, "attention_mask": mask[:, None].clamp(min=torch.finfo(torch.float32).min)}
+            if i > 0 and i in entered:
+                hidden = replaced(args[0] if args else kwargs["hidden_states"], i)
+                return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+            return args, kwargs
 
         return hook
 
@@ -308,48 +320,63 @@ def masked_logits(case: Case, run: Run, door: Tensor, inputs: dict[str, Any], ge
     return logits[:, length - 1 : -1]
 
 
-def visible_columns(run: Run, inputs: dict[str, Any], length: int) -> list[Tensor]:
-    """For each layer the prompt columns that it ran on, [B, L], from the trace of the run."""
-    rows = inputs["input_ids"].shape[0]
-    now = torch.ones(rows, length, dtype=torch.bool)
+@dataclass(frozen=True)
+class Sight:
+    """What a layer ran on: prompt columns [B, L], how many original tokens each stands for, whether any was cut."""
+
+    columns: Tensor
+    size: Tensor
+    is_cut: bool
+
+
+def sights_of(run: Run, inputs: dict[str, Any]) -> list[Sight]:
+    """What each layer of the language model ran on, from the trace of the run."""
+    now = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
+    size = torch.ones_like(now, dtype=torch.float32)
     alive: dict[tuple, Tensor] = {}
-    layers = []
+    layers: list[Sight] = []
     for i in range(run.shape.layers):
-        for cut in run.trace.cuts:
-            if cut.step.at.layer != i:
-                continue
+        cuts = [cut for cut in run.trace.cuts if cut.step.at.layer == i]
+        for cut in cuts:
             before = torch.cat([alive.get((cut.sample, s), torch.tensor(s.columns())) for s in cut.spans])
             after = before[cut.reduction.kept[0]]
             now[cut.sample, before] = False
             now[cut.sample, after] = True
+            size[cut.sample, after] = cut.reduction.size[0]
             for span in cut.spans:
                 own = set(span.columns())
                 alive[cut.sample, span] = torch.tensor([c for c in after.tolist() if c in own], dtype=torch.long)
-        layers.append(now.clone())
+        layers.append(Sight(now.clone(), size.clone(), bool(cuts) or (bool(layers) and layers[-1].is_cut)))
     return layers
 
 
-def remembered_columns(run: Run, seen: list[Tensor]) -> list[Tensor]:
+def _remembered(run: Run, seen: list[Tensor]) -> list[Tensor]:
     """For each layer the prompt columns its cache holds while decoding: fewer where all layers forget a cut."""
     last = max((s.at.layer for s in run.steps if s.cache == "all" and isinstance(s.at, Layer)), default=0)
     return [columns & seen[last] for columns in seen[:last]] + seen[last:]
 
 
 @contextmanager
-def _door_embeddings(run: Run) -> Iterator[Tensor]:
-    """What enters layer 0 in the prefill; filled when the block is left."""
-    store = torch.empty(0)
+def _entering(run: Run) -> Iterator[dict[int, Tensor]]:
+    """What enters layer 0, and each layer before which a step merges, in the prefill."""
+    merging = {s.at.layer for s in run.steps if isinstance(s.at, Layer) and not isinstance(s.merge, Drop)}
+    entered: dict[int, Tensor] = {}
 
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        embeds = kwargs["inputs_embeds"]
-        if embeds.shape[1] > 1 and store.numel() == 0:
-            store.resize_(embeds.shape).copy_(embeds)
+    def hook(i: int, name: str) -> Callable:
+        def look(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs[name]
+            if hidden.shape[1] > 1:
+                entered.setdefault(i, hidden.clone())
 
-    handle = run.decoder.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield store
-    finally:
-        handle.remove()
+        return look
+
+    with ExitStack() as undo:
+        door = run.decoder.register_forward_pre_hook(hook(0, "inputs_embeds"), with_kwargs=True)
+        undo.callback(door.remove)
+        for i in merging - {0}:
+            layer = run.decoder.layers[i]
+            undo.callback(layer.register_forward_pre_hook(hook(i, "hidden_states"), with_kwargs=True).remove)
+        yield entered
 
 
 def _positions(model: nn.Module, full: dict[str, Any]) -> Tensor | None:

@@ -14,8 +14,8 @@ from ..errors import UnsupportedInput
 from ..families.base import Kind, Layout, find_spans
 from ..pieces.base import Budget, Reading
 from ..pieces.seen import States
-from ..plan import Layer, Step, make_plan
-from ..tokens import Span, VisualTokens
+from ..plan import Block, Layer, Step, make_plan
+from ..tokens import Reduction, Span, VisualTokens
 from .carry import decide
 from .cut import Columns, Unit, close_gaps, competing, joined, take
 from .masks import biased_mask, causal_mask
@@ -28,12 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Encoded:
-    """What passed the door where images are encoded: the arguments, the layouts, the readings, the time."""
+    """What passed the door where images are encoded: the arguments, the layouts, the readings, the time.
+
+    `left` is what cuts inside the tower left of each image, and selection_ms what deciding it took.
+    """
 
     arguments: dict[str, Any]
     layouts: list[Layout]
     readings: dict[VisionKey, list[Tensor]]
     took_ms: float
+    left: Reduction | None = None
+    selection_ms: float = 0.0
 
 
 class Prompt:
@@ -118,9 +123,9 @@ class Prompt:
         embeds = kwargs["inputs_embeds"]
         if not bool(torch.isfinite(embeds).all()):
             raise UnsupportedInput("the visual features hold NaN or infinity; check the pixel values and the dtype")
-        cut = embeds
+        cut = self._adopt(embeds)
         for step in self.run.steps:
-            if not isinstance(step.at, Layer):
+            if not isinstance(step.at, Layer | Block):
                 cut = self._cut(step, cut)
         self.signals.entered()
         if cut is embeds:
@@ -202,6 +207,17 @@ class Prompt:
 
     # ── one cut ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _adopt(self, hidden: Tensor) -> Tensor:
+        """Drop what cuts inside the vision tower have left out; images are in the order of the prompt."""
+        left = next((e.left for e in self.signals.pending.values() if e.left is not None), None)
+        if left is None:
+            return hidden
+        step = next(s for s in reversed(self.run.steps) if isinstance(s.at, Block))
+        stay, lengths = self.columns.real, list(self.columns.lengths)
+        for i, unit in enumerate(self.units):
+            hidden = self._carry_out(step, [unit], left.rows(i, i + 1), hidden, stay, lengths)
+        return self._close(step, hidden, stay, lengths, inside=False)
+
     def will_cut(self, step: Step) -> bool:
         """Whether a step would remove anything of what is left."""
         if isinstance(step.keep, Budget):
@@ -224,13 +240,18 @@ class Prompt:
         lengths = list(self.columns.lengths)
         for group, count in self._groups(step, hidden):
             hidden = self._reduce(step, group, count, hidden, stay, lengths)
+        hidden = self._close(step, hidden, stay, lengths, inside=layer is not None)
+        self.run.trace.selection_ms += self.run.stopwatch.since(start, self.device)
+        return hidden
+
+    def _close(self, step: Step, hidden: Tensor, stay: Tensor, lengths: list[int], inside: bool) -> Tensor:
+        """The columns that stay, moved together, with all that belongs to them."""
         source, target, now = close_gaps(self.columns, stay, lengths)
         for unit in self.units:
             unit.columns = target[unit.sample * self.copies].gather(0, unit.columns)
         hidden = take(hidden, source)
         self.signals.cut(source)
-        self._move_positions(step, source, now, hidden, layer is not None)
-        self.run.trace.selection_ms += self.run.stopwatch.since(start, self.device)
+        self._move_positions(step, source, now, hidden, inside)
         return hidden
 
     def _groups(self, step: Step, hidden: Tensor) -> list[tuple[list[Unit], int]]:
@@ -255,9 +276,15 @@ class Prompt:
     def _reduce(
         self, step: Step, units: list[Unit], count: int, hidden: Tensor, stay: Tensor, lengths: list[int]
     ) -> Tensor:
-        """Decide for a group of units, write merged features back, and note who stays."""
-        tokens = self._tokens(step, units, hidden)
-        reduction = decide(step, tokens, count)
+        """Decide for a group of units, and carry it out."""
+        reduction = decide(step, self._tokens(step, units, hidden), count)
+        return self._carry_out(step, units, reduction, hidden, stay, lengths)
+
+    def _carry_out(
+        self, step: Step, units: list[Unit], reduction: Reduction, hidden: Tensor, stay: Tensor, lengths: list[int]
+    ) -> Tensor:
+        """Write merged features back, and note who stays."""
+        count = reduction.kept.shape[1]
         columns = torch.stack([u.columns for u in units])
         kept = columns.gather(1, reduction.kept)
         if reduction.x is not None:
@@ -320,7 +347,7 @@ class Prompt:
     def _weigh(self, hidden: Tensor) -> None:
         """Give the layers behind a cut the mask with the method's bias."""
         bias = self.run.bias
-        if bias is None or hidden.shape[1] == self.length:
+        if bias is None or all(u.count == u.grid.n for u in self.units):
             return
         size = torch.ones(hidden.shape[:2], device=self.device)
         for unit in self.units:

@@ -24,11 +24,12 @@ from ..method import Method, get_method
 from ..pieces.base import Reading
 from ..pieces.bias import Bias
 from ..pieces.seen import Attention, States
-from ..plan import Layer, ModelShape, Step, check_steps
+from ..plan import Block, Layer, ModelShape, Step, check_steps
 from .prompt import Encoded, Prompt
 from .signals import VisionKey, vision_key, watched_layers
 from .states import watch_states
 from .tap import watch
+from .tower import Passage, Tower
 from .trace import Stopwatch, Trace
 from .turn import Turn, next_turn
 
@@ -74,6 +75,7 @@ class _Thread(threading.local):
         self.ids: Tensor | None = None
         self.answer = 0
         self.vision: dict[VisionKey, list[Tensor]] = {}
+        self.passage: Passage | None = None
         self.pending: dict[Kind, Encoded] = {}
         self.prompt: Prompt | None = None
         self.turn: Turn | None = None
@@ -97,6 +99,7 @@ class Run:
         self.stopwatch = Stopwatch(synchronize)
         self.prompts: weakref.WeakKeyDictionary[Any, Prompt] = weakref.WeakKeyDictionary()
         self.thread = _Thread()
+        self.tower = Tower(self)
         self._undo = ExitStack()
         with ExitStack() as undo:
             self._attach(undo)
@@ -121,6 +124,7 @@ class Run:
         undo.callback(self.decoder.register_forward_hook(self._after_decoder).remove)
         for i, layer in enumerate(self.decoder.layers):
             self._hook(layer, functools.partial(self._on_layer, i), undo)
+        self.tower.attach(undo)
         self._watch(undo)
 
     def _hook(self, module: nn.Module, hook: Callable, undo: ExitStack) -> None:
@@ -142,8 +146,8 @@ class Run:
             features = encode(*args, **kwargs)
             arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
             took = self.stopwatch.since(start, device)
-            encoded = Encoded(arguments, self.family.layouts(kind, self.core, arguments), self.thread.vision, took)
-            self.thread.pending[kind] = encoded
+            layouts = self.family.layouts(kind, self.core, arguments)
+            self.thread.pending[kind] = Encoded(arguments, layouts, self.thread.vision, took, *self.tower.taken())
             return features
 
         setattr(self.core, name, seen)
@@ -155,7 +159,7 @@ class Run:
         outputs: dict[nn.Module, list[VisionKey]] = {}
         layers: dict[tuple[int, str], list[Reading]] = {}
         for step in self.steps:
-            for reading in step.reads:
+            for reading in step.reads if not isinstance(step.at, Block) else ():
                 if reading.place == "vision":
                     key = vision_key(step, reading)
                     if reading.sees == "output":
@@ -222,6 +226,7 @@ class Run:
             return args, kwargs
         self.thread.start = self.stopwatch.now(kwargs["inputs_embeds"].device)
         self.trace = Trace(vision_ms=sum((e.took_ms for e in pending.values()), 0.0))
+        self.trace.selection_ms = sum((e.selection_ms for e in pending.values()), 0.0)
         prompt = Prompt.begin(self, self.thread.ids, self.thread.answer, pending, kwargs)
         if prompt is None:
             return None

@@ -161,6 +161,7 @@ def text_shape(
     vision_features: int | None = None,
     vision_global: Sequence[int] | None = None,
     has_cls: bool = False,
+    patch_tokens: bool = False,
     mrope: bool = False,
 ) -> ModelShape:
     """A ModelShape from a Llama-like text config; by default all vision blocks are global, the last makes features."""
@@ -178,6 +179,7 @@ def text_shape(
         vision_features=vision_blocks - 1 if vision_features is None else vision_features,
         vision_global=tuple(range(vision_blocks) if vision_global is None else sorted(vision_global)),
         has_cls=has_cls,
+        patch_tokens=patch_tokens,
         mrope=mrope,
     )
 

@@ -28,6 +28,7 @@ class Llava(Family):
             vision_blocks=vision.num_hidden_layers,
             vision_features=feature_block(config),
             has_cls=has_cls,
+            patch_tokens=isinstance(config.vision_feature_layer, int),
         )
 
     def layouts(self, kind: Kind, core: nn.Module, arguments: dict[str, Any]) -> list[Layout]:
