@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test check demo bench clean
+.PHONY: install test check demo docs clean
 
 # torch is pinned so that a machine without a GPU gets the build its pip finds, and no other package pulls a newer one
 .venv/installed: pyproject.toml constraints.txt
@@ -15,6 +15,9 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/foveate run
+
+docs: install
+	$(BIN)/foveate methods --markdown > docs/methods.md
 
 test: check
 	$(BIN)/pytest -n 2

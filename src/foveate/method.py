@@ -92,7 +92,13 @@ def all_methods() -> dict[str, type[Method]]:
             if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__:
                 found[value.card.name] = value
     for point in entry_points(group="foveate.methods"):
-        cls = point.load()
+        origin = f"the method {point.name!r} of {point.dist.name if point.dist else point.value}"
+        try:
+            cls = point.load()
+        except Exception as error:
+            raise InvalidValue(f"{origin} cannot be loaded ({error}); mend or uninstall that package") from error
+        if cls.card.name in found:
+            raise InvalidValue(f"{origin} is called {cls.card.name!r} like another one; rename or uninstall it")
         found[cls.card.name] = cls
     return found
 
