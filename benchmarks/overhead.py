@@ -1,9 +1,9 @@
 """What each method's own work costs beside the prefill it shortens, at the sizes of a 7B model.
 
-No model is loaded: the pieces of a method run on random tokens of 3,584 dimensions, its readings on queries and keys (or
-states) of the shapes of Qwen2.5-VL-7B, and the prefill is that of its decoder layer with random weights, measured in the
-same run and multiplied by its 28 layers. Three inputs: one image of 24 x 24 tokens, five frames of 24 x 24, 32 of
-14 x 14.
+No model is loaded: the pieces of a method run on random tokens of 3,584 dimensions, its readings on queries and keys
+(or states) of the shapes of Qwen2.5-VL-7B, and the prefill is that of its decoder layer with random weights, measured
+in the same run and multiplied by its 28 layers. Three inputs: one image of 24 x 24 tokens, five frames of 24 x 24, and
+32 of 14 x 14.
 
     python benchmarks/overhead.py [--methods scope mmtok] [--keep 0.25] [--runs 3] [--markdown] [--json out.json]
 """
