@@ -307,3 +307,71 @@ def test_weights_multiply_the_distances_of_farthest_points():
     while len(picks) < 5:
         picks.append(int(scaled[picks].amin(0).masked_fill(torch.tensor([i in picks for i in range(9)]), -1).argmax()))
     assert max_min(x, 5, weight=weight)[0].tolist() == sorted(picks)
+
+
+def slow_linkage(x, there, count):
+    """Join the two most similar clusters (by their most similar members) until so many are left."""
+    clusters = [{i} for i in range(len(x)) if there[i]]
+    while len(clusters) > count:
+        pairs = itertools.combinations(range(len(clusters)), 2)
+        a, b = max(
+            pairs,
+            key=lambda p: max(
+                float(torch.cosine_similarity(x[i], x[j], dim=0)) for i in clusters[p[0]] for j in clusters[p[1]]
+            ),
+        )
+        clusters[a] |= clusters.pop(b)
+    return sorted(sorted(c) for c in clusters)
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+@pytest.mark.parametrize("chunk", [4, 1024])
+def test_spanning_edges_hold_the_strongest_links(count, chunk):
+    from foveate.ops.linkage import single_linkage
+    from foveate.ops.spanning import spanning_edges
+
+    x = draw(3, 11, 4)
+    there = torch.rand(3, 11, generator=torch.Generator().manual_seed(5)) < 0.8
+    edges = spanning_edges(x, there, chunk=chunk)
+    label = single_linkage(*edges, there.sum(1) - count, 11)
+    for row in range(3):
+        got = sorted(
+            sorted(i for i in range(11) if there[row, i] and label[row, i] == c)
+            for c in {int(label[row, i]) for i in range(11) if there[row, i]}
+        )
+        assert got == slow_linkage(x[row], there[row], count)
+
+
+def test_equal_tokens_are_no_trouble_for_spanning():
+    from foveate.ops.linkage import single_linkage
+    from foveate.ops.spanning import spanning_edges
+
+    x, there = torch.ones(1, 8, 3), torch.ones(1, 8, dtype=torch.bool)
+    label = single_linkage(*spanning_edges(x, there), torch.tensor([5]), 8)
+    assert len(set(label[0].tolist())) == 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 9, 15, 16])
+@pytest.mark.parametrize("threshold", [-1.0, 0.5, 1.0])
+def test_components_of_a_video_keep_the_books_and_the_count(count, threshold):
+    from foveate.ops.connected import connected_merge
+
+    x = draw(2, 4, 4, 5)
+    x[1] = x[1, :1]
+    got = connected_merge(x, count, threshold)
+    assert got.kept.shape == (2, count) and (got.kept.diff(dim=1) > 0).all()
+    rank = torch.arange(count).expand(2, count)
+    assert torch.equal(got.source.gather(1, got.kept), rank)
+    assert got.size.sum(1).tolist() == [16, 16] and torch.isfinite(got.x).all()
+
+
+def test_components_within_frames_come_first():
+    """Two pairs of twins in each of two frames: four anchors are the pairs, two are the pairs over time."""
+    from foveate.ops.connected import connected_merge
+
+    a, c = torch.eye(4)[0], torch.eye(4)[1]
+    frame = torch.stack([a, a, c, c])
+    x = (torch.stack([frame, frame])[None] + 0.01 * draw(1, 2, 4, 4)).contiguous()
+    assert connected_merge(x, 4, 0.9).kept[0].tolist() == [0, 2, 4, 6]
+    two = connected_merge(x, 2, 0.9)
+    assert two.kept[0].tolist() == [0, 2] and two.source[0].tolist() == [0, 0, 1, 1, 0, 0, 1, 1]

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from ..ops.anchors import join_every_anchor_frame
+from ..ops.connected import connected_merge
 from ..ops.groups import top_in_groups
 from ..ops.peaks import peak_scores, peaks_flops
 from ..ops.quota import largest_remainder
 from ..ops.segments import runs_of, segment_lengths, static_windows
 from ..ops.select import max_min, max_min_flops
+from ..ops.spanning import spanning_flops
 from ..ops.trees import grow_trees
 from ..ops.tubes import alike_throughout, stays_put, tube_merge
 from ..tokens import Grid, Reduction, VisualTokens
@@ -215,6 +217,31 @@ class DistinctThenTrees(Merge):
 
     def rounds(self, of: Extent) -> int:
         return self._picks(of.count, of.frames, of.n // of.frames) + of.frames
+
+
+@dataclass(frozen=True)
+class ConnectedMerge(Merge):
+    """Connected components of each frame above a cosine, then of their means until the count is met (LLaVA-Scissor).
+
+    Needs the whole grid; see `ops.connected`.
+    """
+
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check(self.threshold, 1, 0)
+
+    def __call__(self, tokens: VisualTokens, selection: Selection) -> Reduction:
+        count = selection.kept.shape[1]
+        return reduction_of(tokens, connected_merge(by_frame(tokens, tokens.x), count, self.threshold))
+
+    def flops(self, of: Extent) -> int:
+        frame = of.n // of.frames
+        spans = of.frames * spanning_flops(frame, of.width) + spanning_flops(of.n, of.width)
+        return spans + 2 * of.n * of.count * of.width
+
+    def other_flops(self, of: Extent) -> int:
+        return of.n**2 * max(1, (of.n - 1).bit_length())
 
 
 def _check(threshold: float, neighbours: int, own: float) -> None:
