@@ -28,6 +28,9 @@ class Spy(Score):
         self.seen.append(value)
         return value.float() if value.ndim == 2 else value.float().sum(-1)
 
+    def flops(self, of):
+        return 0
+
 
 @dataclass(frozen=True)
 class OneCut(Method):
@@ -167,6 +170,9 @@ def test_a_reading_that_was_not_declared_is_refused():
     class Undeclared(Score):
         def __call__(self, tokens):
             return tokens.signal(LastQuery())
+
+        def flops(self, of):
+            return 0
 
     model = LLAVA.tiny(0)
     with pytest.raises(KeyError), compress(model, OneCut(Step(Layer(3), 0.5, Undeclared(), per="prompt"))):

@@ -35,26 +35,102 @@ def rows_attention(
     A row with itself listed twice counts twice. Without a valid row the result is zero. Cost: r x L x H x d.
     Raises InvalidValue when Hk does not divide H.
     """
-    groups = _groups(q, k)
-    b, h, _, d = q.shape
+    return _paid(q, k, rows, scale, row_valid, valid, causal, None).mean(1)
+
+
+def salient_heads_attention(
+    q: Float[Tensor, "B H L d"],
+    k: Float[Tensor, "B Hk L d"],
+    rows: Int[Tensor, "B r"],
+    scale: float,
+    heads: int,
+    among: Bool[Tensor, "B L"],
+    *,
+    divisor: Float[Tensor, "B r L"] | None = None,
+    row_valid: Bool[Tensor, "B r"] | None = None,
+    valid: Bool[Tensor, "B L"] | None = None,
+) -> Float[Tensor, "B L"]:
+    """Attention that the chosen query rows pay to each key, mean over the `heads` heads that pay most to `among`.
+
+    `divisor` divides the logits before the softmax. Of heads that pay the same the lower come first. Cost: r x L x H x
+    d. Raises InvalidValue when Hk does not divide H. Source: SparseVLM+ (arXiv 2410.04417, second version).
+    """
+    paid = _paid(q, k, rows, scale, row_valid, valid, True, divisor)
+    most = (paid * among[:, None]).sum(2).sort(dim=1, descending=True, stable=True).indices[:, :heads]
+    return paid.gather(1, most[..., None].expand(-1, -1, paid.shape[2])).mean(1)
+
+
+def _paid(
+    q: Float[Tensor, "B H L d"],
+    k: Float[Tensor, "B Hk L d"],
+    rows: Int[Tensor, "B r"],
+    scale: float,
+    row_valid: Bool[Tensor, "B r"] | None,
+    valid: Bool[Tensor, "B L"] | None,
+    causal: bool,
+    divisor: Float[Tensor, "B r L"] | None,
+) -> Float[Tensor, "B H L"]:
+    """Attention that the chosen rows pay to each key in each head, mean over the valid rows."""
     if row_valid is None:
         row_valid = torch.ones_like(rows, dtype=torch.bool)
     weight = row_valid / row_valid.sum(1, keepdim=True).clamp(min=1)
-    paid = q.new_zeros(b, h, k.shape[2], dtype=torch.float32)
+    paid = q.new_zeros(*q.shape[:2], k.shape[2], dtype=torch.float32)
+    for heads, part, p in _of_rows(q, k, rows, scale, valid, causal, divisor):
+        paid[:, heads] += p.mul_(weight[:, None, part, None]).sum(2)
+        del p  # before the next block exists
+    return paid
+
+
+def _of_rows(
+    q: Float[Tensor, "B H L d"],
+    k: Float[Tensor, "B Hk L d"],
+    rows: Int[Tensor, "B r"],
+    scale: float,
+    valid: Bool[Tensor, "B L"] | None,
+    causal: bool,
+    divisor: Float[Tensor, "B r L"] | None = None,
+) -> Iterator[tuple[slice, slice, Float[Tensor, "B h c L"]]]:
+    """Attention of the chosen rows: a block of heads, a chunk of the rows, and what those pay to all keys."""
+    groups = _groups(q, k)
+    b, h, _, d = q.shape
     chunk = min(256, max(1, rows.shape[1]))
     for heads, keys in _head_blocks(b, h, groups, chunk, k.shape[2]):
         kk = k[:, keys].float()
         for start in range(0, rows.shape[1], chunk):
-            at = rows[:, start : start + chunk]
+            part = slice(start, start + chunk)
+            at = rows[:, part]
             picked = q[:, heads].gather(2, at[:, None, :, None].expand(-1, heads.stop - heads.start, -1, d))
             logits = _logits(picked.float() * scale, kk)
+            if divisor is not None:
+                logits /= divisor[:, None, part]
             if causal:
                 future = torch.arange(k.shape[2], device=k.device) > at[..., None]
                 logits.masked_fill_(future[:, None], -torch.inf)
-            p = _softmax_(_mask_(logits, valid)).mul_(weight[:, None, start : start + chunk, None])
-            paid[:, heads] += p.sum(2)
-            del logits, p  # before the next block exists
-    return paid.mean(1)
+            yield heads, part, _softmax_(_mask_(logits, valid))
+            del logits  # before the next block exists
+
+
+def peak_attention(
+    q: Float[Tensor, "B H L d"],
+    k: Float[Tensor, "B Hk L d"],
+    rows: Int[Tensor, "B r"],
+    scale: float,
+    *,
+    row_valid: Bool[Tensor, "B r"] | None = None,
+    valid: Bool[Tensor, "B L"] | None = None,
+) -> Float[Tensor, "B L"]:
+    """The most attention, mean over heads, that any valid one of the chosen rows pays to each key; causal.
+
+    Cost: r x L x H x d, memory r x L. Raises InvalidValue when Hk does not divide H.
+    Source: MustDrop (arXiv 2411.10803).
+    """
+    paid = q.new_zeros(*rows.shape, k.shape[2], dtype=torch.float32)
+    for _, part, p in _of_rows(q, k, rows, scale, valid, True):
+        paid[:, part] += p.sum(1)
+        del p  # before the next block exists
+    if row_valid is not None:
+        paid.masked_fill_(~row_valid[..., None], 0)
+    return paid.amax(1) / q.shape[1]
 
 
 def last_query_attention(
@@ -75,6 +151,28 @@ def last_query_attention(
     for heads, keys in _head_blocks(b, h, groups, 1, k.shape[2]):
         logits = _logits(q[:, heads, -1:].float() * scale, k[:, keys].float())
         paid[:, heads] = _softmax_(_mask_(logits, valid))[:, :, 0]
+    return paid.mean(1)
+
+
+def pooled_query_attention(
+    q: Float[Tensor, "B H L d"],
+    k: Float[Tensor, "B Hk L d"],
+    scale: float,
+    members: Bool[Tensor, "B L"],
+) -> Float[Tensor, "B L"]:
+    """Attention that the mean query of the members pays to the keys of the members, mean over heads; sums to 1.
+
+    A row without members gets zeros. Cost: L x H x d. Raises InvalidValue when Hk does not divide H.
+    Source: PACT (arXiv 2504.08966), which takes q and k before RoPE.
+    """
+    groups = _groups(q, k)
+    b, h, n, d = q.shape
+    share = (members / members.sum(1, keepdim=True).clamp(min=1))[:, None, :, None]
+    paid = q.new_zeros(b, h, n, dtype=torch.float32)
+    for heads, keys in _head_blocks(b, h, groups, d, n):
+        mean = (q[:, heads].float() * share).sum(2, keepdim=True)
+        logits = _logits(mean * scale, k[:, keys].float())
+        paid[:, heads] = _softmax_(_mask_(logits, members))[:, :, 0]
     return paid.mean(1)
 
 
@@ -173,6 +271,11 @@ def pagerank_from_logits(
     for _ in range(iterations):
         s = (1 - damping) * (s @ m) + damping * uniform
     return s[:, :, 0].square().mean(1).sqrt()
+
+
+def causal_area(n: int, chunk: int = 256) -> int:
+    """Logits that a causal walk over n rows computes: every chunk of rows up to the column of its last."""
+    return sum((min(start + chunk, n) - start) * min(start + chunk, n) for start in range(0, n, chunk))
 
 
 def _walk_once(

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import InvalidValue
 from .cluster import assign_nearest
 from .select import check_count, first_argmax, unit
+from .sums import group_sum
 
 
 class Merged(NamedTuple):
@@ -40,6 +41,7 @@ def bipartite_merge(
     metric: Float[Tensor, "B N E"] | None = None,
     rounds: Sequence[int] | None = None,
     weighted: bool = True,
+    size: Float[Tensor, "B N"] | None = None,
 ) -> Merged:
     """Iterated even/odd merging down to exactly `count` tokens, in rounds that halve and a last one that finishes.
 
@@ -48,7 +50,8 @@ def bipartite_merge(
     instead (`count` is then ignored), clamped to t // 2; an r of 0 changes nothing. `metric` decides the matching in
     place of x and is merged with it. A survivor's representative is its B token, or itself if never merged.
 
-    weighted=True: means are weighted by size, and each round sees the tokens in raster order of their representatives.
+    weighted=True: means are weighted by size, and each round sees the tokens in raster order of their representatives;
+    `size` is how many original tokens each of the N stands for (default 1), where earlier merges made some of them.
     weighted=False is the released code: plain means, so that a token that stands for four counts as one, and the next
     round splits its output order, [unmerged A by descending similarity, B]; `order` tells the last one. Everything else
     is returned in raster order either way. Ties go to the lower position. A zero vector matches with similarity 0,
@@ -66,7 +69,8 @@ def bipartite_merge(
         check_count(count, n)
     index = torch.arange(n, device=x.device).expand(b, n)
     wide = torch.promote_types(x.dtype, torch.float32)
-    now = _Round(x.to(wide), metric, torch.ones(b, n, device=x.device), index, index)
+    ones = torch.ones(b, n, device=x.device)
+    now = _Round(x.to(wide), metric, ones if size is None else size.float(), ones, index, index)
     for r in _ladder(n, count or n) if rounds is None else rounds:
         r = min(r, now.x.shape[1] // 2)
         if r:
@@ -74,7 +78,21 @@ def bipartite_merge(
             now = now.reordered(now.represents.argsort(1)) if weighted else now
     order = now.represents.argsort(1).argsort(1)
     now = now.reordered(now.represents.argsort(1))
-    return Merged(now.represents, now.source, now.size, now.x.to(x.dtype), order)
+    return Merged(now.represents, now.source, now.count, now.x.to(x.dtype), order)
+
+
+def bipartite_flops(n: int, count: int, width: int) -> int:
+    """FLOPs of the matmuls in `bipartite_merge`: in each round every even token with every odd one."""
+    flops = 0
+    for r in _ladder(n, count):
+        flops += 2 * (n - n // 2) * (n // 2) * width
+        n -= r
+    return flops
+
+
+def bipartite_rounds(n: int, count: int) -> int:
+    """Rounds that `bipartite_merge` takes from n to `count` tokens."""
+    return len(list(_ladder(n, count)))
 
 
 def nearest_mean(
@@ -91,7 +109,7 @@ def nearest_mean(
     Source: VScan (arXiv 2505.22654), ApET.
     """
     source = assign_nearest(x, kept, metric, receives=receives)
-    total, size = _group_sum(x, source, kept.shape[1])
+    total, size = group_sum(x, source, kept.shape[1])
     return Merged(kept, source, size, (total / size[..., None]).to(x.dtype), _identity(kept))
 
 
@@ -110,7 +128,7 @@ def contextual_mean(
     Ties go to the lower rank. Cost: N x T x E, memory 1024 x T. Source: VisionZip (arXiv 2412.04467).
     """
     source = assign_nearest(x, kept, metric, receives=receives)
-    joined, size = _group_sum(x, source.scatter(1, kept, -1), kept.shape[1])
+    joined, size = group_sum(x, source.scatter(1, kept, -1), kept.shape[1])
     own = x.to(joined.dtype).gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
     group = size[..., None]
     features = own + joined / group.clamp(min=1) if faithful else (own + joined) / (group + 1)
@@ -135,17 +153,20 @@ def window_mean(x: Float[Tensor, "B N D"], t: int, h: int, w: int, rows: int, co
     source = frame * (rows * columns) + torch.tensor(row_of)[:, None] * columns + torch.tensor(column_of)
     kept = frame * (h * w) + torch.tensor(row_middle)[:, None] * w + torch.tensor(column_middle)
     source, kept = (i.flatten().to(x.device).expand(b, -1) for i in (source, kept))
-    total, size = _group_sum(x, source, kept.shape[1])
+    total, size = group_sum(x, source, kept.shape[1])
     return Merged(kept, source, size, (total / size[..., None]).to(x.dtype), _identity(kept))
 
 
 @dataclass(frozen=True, eq=False)
 class _Round:
-    """Tokens between two rounds: features, metric (None: the features), sizes, representatives, source of all N."""
+    """Tokens between two rounds: features, metric (None: the features), sizes, how many of the N, representatives,
+    source of all N.
+    """
 
     x: Float[Tensor, "B t D"]
     metric: Float[Tensor, "B t E"] | None
     size: Float[Tensor, "B t"]
+    count: Float[Tensor, "B t"]
     represents: Int[Tensor, "B t"]
     source: Int[Tensor, "B N"]
 
@@ -157,7 +178,8 @@ class _Round:
 
         metric = None if self.metric is None else moved(self.metric)
         source = order.argsort(1).gather(1, self.source)
-        return _Round(moved(self.x), metric, self.size.gather(1, order), self.represents.gather(1, order), source)
+        size, count, represents = (x.gather(1, order) for x in (self.size, self.count, self.represents))
+        return _Round(moved(self.x), metric, size, count, represents, source)
 
 
 def _merge_round(now: _Round, r: int, weighted: bool) -> _Round:
@@ -173,13 +195,13 @@ def _merge_round(now: _Round, r: int, weighted: bool) -> _Round:
     survivors = torch.cat([2 * by_strength[:, r:], odd], dim=1)
 
     weight = now.size if weighted else torch.ones_like(now.size)
-    size, _ = _group_sum(now.size[..., None], to, t - r)
-    share, _ = _group_sum(weight[..., None], to, t - r)
-    x, _ = _group_sum(now.x * weight[..., None], to, t - r)
+    sums, _ = group_sum(torch.stack([now.size, now.count, weight], dim=2), to, t - r)
+    size, count, share = sums[..., 0], sums[..., 1], sums[..., 2:]
+    x, _ = group_sum(now.x * weight[..., None], to, t - r)
     metric = None
     if now.metric is not None:
-        metric = _group_sum(now.metric.float() * weight[..., None], to, t - r)[0] / share
-    return _Round(x / share, metric, size[..., 0], now.represents.gather(1, survivors), to.gather(1, now.source))
+        metric = group_sum(now.metric.float() * weight[..., None], to, t - r)[0] / share
+    return _Round(x / share, metric, size, count, now.represents.gather(1, survivors), to.gather(1, now.source))
 
 
 def _matches(metric: Float[Tensor, "B t E"], chunk: int = 1024) -> tuple[Int[Tensor, "B a"], Int[Tensor, "B a"]]:
@@ -193,22 +215,6 @@ def _matches(metric: Float[Tensor, "B t E"], chunk: int = 1024) -> tuple[Int[Ten
         strength.append(similarity.amax(2))
     by_strength = torch.cat(strength, dim=1).sort(dim=1, descending=True, stable=True).indices
     return torch.cat(match, dim=1), by_strength
-
-
-def _group_sum(
-    x: Float[Tensor, "B N D"], to: Int[Tensor, "B N"], groups: int
-) -> tuple[Float[Tensor, "B G D"], Float[Tensor, "B G"]]:
-    """Sum in float32 or wider and number of the tokens of each group; tokens of group -1 count nowhere.
-
-    Sums run over sorted segments, in raster order: deterministic on a GPU too, where scatter_add is not.
-    """
-    b, n, d = x.shape
-    order = to.sort(dim=1, stable=True).indices
-    size = torch.zeros(b, groups + 1, dtype=torch.long, device=x.device)
-    size.scatter_add_(1, to + 1, torch.ones_like(to))
-    wide = x.to(torch.promote_types(x.dtype, torch.float32)).gather(1, order[..., None].expand(-1, -1, d))
-    total = torch.segment_reduce(wide.reshape(b * n, d), "sum", lengths=size.flatten(), axis=0, unsafe=True)
-    return total.view(b, groups + 1, d)[:, 1:], size[:, 1:].float()
 
 
 def _ladder(n: int, count: int) -> Iterator[int]:

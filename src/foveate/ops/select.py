@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +13,7 @@ from torch.nn.functional import normalize
 from ..errors import InvalidValue
 
 KEPT = 2**23
-"""Similarities that are kept rather than computed anew for each pick: 32 MB in float32."""
+"""Similarities that are always kept rather than computed anew for each pick: 32 MB in float32."""
 
 
 def top_k(score: Float[Tensor, "B N"], count: int) -> Int[Tensor, "B T"]:
@@ -47,35 +48,61 @@ def grid_points(t: int, h: int, w: int, count: int) -> list[int]:
     return points
 
 
-def max_min(x: Float[Tensor, "B N D"], count: int, chunk: int = 1024, centre: bool = False) -> Int[Tensor, "B T"]:
+def tiered_top_k(tier: Int[Tensor, "B N"], score: Float[Tensor, "B N"], count: int) -> Int[Tensor, "B T"]:
+    """The first `count` of each row by tier, then by score, both descending; ties go to the lower index.
+
+    Cost: two stable sorts. Raises InvalidValue unless 1 <= count <= N.
+    """
+    check_count(count, score.shape[1])
+    return by_tier(tier, score)[:, :count].sort(dim=1).values
+
+
+def by_tier(tier: Int[Tensor, "B N"], score: Float[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """All indices of each row by descending tier, then descending score, then index."""
+    order = score.sort(dim=1, descending=True, stable=True).indices
+    return order.gather(1, tier.gather(1, order).sort(dim=1, descending=True, stable=True).indices)
+
+
+def max_min(
+    x: Float[Tensor, "B N D"],
+    count: int,
+    chunk: int = 1024,
+    centre: bool = False,
+    seeds: Int[Tensor, "B S"] | None = None,
+    weight: Float[Tensor, "B N"] | None = None,
+) -> Int[Tensor, "B T"]:
     """Greedy farthest points by cosine distance: the most isolated token first, then whichever is farthest from all.
 
-    Isolated means the largest distance to the nearest neighbour. `centre` subtracts the mean token before the cosine. A
-    zero vector is at distance 1 from everything. Cost: N x N x D once, in chunks of rows, then N x D a pick; memory
-    chunk x N. Up to N = 2,896 all similarities are kept (32 MB) and a pick costs N. Raises InvalidValue unless
-    1 <= count <= N and chunk >= 1.
+    Isolated means the largest distance to the nearest neighbour. `seeds` are taken in its place: distinct tokens, as
+    many in every row, and at most `count`. `centre` subtracts the mean token before the cosine; `weight` > 0 multiplies
+    the distances of each token wherever it is compared. A zero vector is at distance 1 from everything. Cost: N x N x D
+    once, in chunks of rows (not with seeds), then N x D a pick; memory chunk x N. Where all similarities fit (`fits`)
+    they are kept, and a pick costs N. Raises InvalidValue unless 1 <= count <= N and chunk >= 1.
     Source: DivPrune (arXiv 2503.02175); the released code holds N x N distances and gathers T x N of them every pick.
     """
     n = x.shape[1]
     check_count(count, n)
     if chunk < 1:
         raise InvalidValue(f"chunk must be at least 1, got {chunk}")
-    u = unit(x - x.float().mean(1, keepdim=True)) if centre else unit(x)
-    similarity = _similarity_to_others(u, 0, n) if n * n <= KEPT else None
-    pick = first_argmax(-(_nearest_similarity(u, chunk) if similarity is None else similarity.amax(2)))
-    picks = [pick]
-    distance = torch.full(u.shape[:2], torch.inf, device=u.device)
-    for _ in range(count - 1):
-        if similarity is None:
-            chosen = u.gather(1, pick[:, None, None].expand(-1, 1, u.shape[2]))
-            row = (u @ chosen.transpose(1, 2))[..., 0]
-        else:
-            row = similarity.gather(1, pick[:, None, None].expand(-1, 1, n))[:, 0]
-        distance = torch.minimum(distance, 1 - row)
-        distance.scatter_(1, pick[:, None], -torch.inf)
-        pick = first_argmax(distance)
-        picks.append(pick)
-    return torch.stack(picks, dim=1).sort(dim=1).values
+    cosines = Cosines.of(x, centre)
+    if seeds is None:
+        nearest = _nearest_similarity(cosines, chunk)
+        seeds = first_argmax(-nearest if weight is None else (1 - nearest) * weight)[:, None]
+    picks = [seeds]
+    distance = torch.full(x.shape[:2], torch.inf, device=x.device)
+    for _ in range(count - picks[0].shape[1]):
+        for part in torch.split(picks[-1], chunk, dim=1):
+            distance = torch.minimum(distance, 1 - cosines.rows(part).amax(1))
+        distance.scatter_(1, picks[-1], -torch.inf)
+        picks.append(first_argmax(distance if weight is None else distance * weight)[:, None])
+    return torch.cat(picks, dim=1).sort(dim=1).values
+
+
+def max_min_flops(n: int, count: int, width: int, seeds: int = 0) -> int:
+    """FLOPs of the matmuls in `max_min`: all similarities once, and one row a pick where they are too many to keep."""
+    if fits(n, width):
+        return 2 * n * width * n
+    return 2 * n * width * ((0 if seeds else n) + count - 1)
 
 
 def first_argmax(score: Float[Tensor, "*s N"]) -> Int[Tensor, "*s"]:
@@ -84,6 +111,31 @@ def first_argmax(score: Float[Tensor, "*s N"]) -> Int[Tensor, "*s"]:
     index = torch.arange(n, device=score.device)
     first = torch.where(score == score.amax(-1, keepdim=True), index, n).amin(-1)
     return first.clamp(max=n - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Cosines:
+    """Cosines of the tokens of each row with each other: all kept where they fit, else computed when asked for."""
+
+    u: Float[Tensor, "B N D"]
+    kept: Float[Tensor, "B N N"] | None
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "B N D"], centre: bool = False) -> Cosines:
+        """Those of x, of which `centre` subtracts the mean token first. A zero vector has cosine 0 with everything."""
+        u = unit(x - x.float().mean(1, keepdim=True)) if centre else unit(x)
+        return cls(u, u @ u.transpose(1, 2) if fits(*x.shape[1:]) else None)
+
+    def rows(self, index: Int[Tensor, "B m"]) -> Float[Tensor, "B m N"]:
+        """Cosines of some tokens with all, in a tensor of its own."""
+        kept = self.u if self.kept is None else self.kept
+        rows = kept.gather(1, index[..., None].expand(-1, -1, kept.shape[2]))
+        return rows if self.kept is not None else rows @ self.u.transpose(1, 2)
+
+
+def fits(n: int, width: int) -> bool:
+    """Whether n x n similarities are few enough to be kept: 32 MB, or twice as many numbers as the features have."""
+    return n * n <= KEPT or n <= 2 * width
 
 
 def unit(x: Float[Tensor, "*s D"]) -> Float[Tensor, "*s D"]:
@@ -97,17 +149,16 @@ def check_count(count: int, n: int) -> None:
         raise InvalidValue(f"count must lie in 1..{n}, the number of tokens, got {count}")
 
 
-def _nearest_similarity(u: Float[Tensor, "B N D"], chunk: int) -> Float[Tensor, "B N"]:
-    """Cosine of each unit vector with its nearest other one."""
-    n = u.shape[1]
-    return torch.cat([_similarity_to_others(u, i, min(i + chunk, n)).amax(2) for i in range(0, n, chunk)], dim=1)
-
-
-def _similarity_to_others(u: Float[Tensor, "B N D"], start: int, stop: int) -> Float[Tensor, "B r N"]:
-    """Cosines of some unit vectors with all; with themselves minus infinity."""
-    similarity = u[:, start:stop] @ u.transpose(1, 2)
-    similarity.diagonal(start, 1, 2).fill_(-torch.inf)
-    return similarity
+def _nearest_similarity(cosines: Cosines, chunk: int) -> Float[Tensor, "B N"]:
+    """Cosine of each token with its nearest other one."""
+    b, n, _ = cosines.u.shape
+    index = torch.arange(n, device=cosines.u.device).expand(b, n)
+    nearest = []
+    for start in range(0, n, chunk):
+        rows = cosines.rows(index[:, start : start + chunk])
+        rows.diagonal(start, 1, 2).fill_(-torch.inf)
+        nearest.append(rows.amax(2))
+    return torch.cat(nearest, dim=1)
 
 
 def _evenly(n: int, count: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from ..tokens import Grid, Reduction, VisualTokens
+from .extent import Extent, Piece
 from .seen import Raters
 
 
-class Reading(ABC):
+class Reading(Piece):
     """Computes one number or vector per column from what it is shown; frozen, so it is its own name.
 
     `place` says where it is taken: "vision" (in the vision tower, at `block`, else at the block of the step's site,
@@ -45,7 +46,7 @@ class Reading(ABC):
         """A tensor [R, L] or [R, L, d] in the order of the columns or patches."""
 
 
-class Score(ABC):
+class Score(Piece):
     """Importance of each token, higher is kept; float32, finite, normalised per row if combined with others."""
 
     reads: tuple[Reading, ...] = ()
@@ -73,7 +74,7 @@ class Selection(NamedTuple):
         return cls(kept, torch.ones_like(kept, dtype=torch.bool))
 
 
-class Select(ABC):
+class Select(Piece):
     """Chooses `count` of N tokens; ties go to the lower index."""
 
     reads: tuple[Reading, ...] = ()
@@ -91,7 +92,21 @@ class Select(ABC):
         return count
 
 
-class Merge(ABC):
+class Completing(Select):
+    """A selector that can also finish what another has begun."""
+
+    @abstractmethod
+    def complete(
+        self, tokens: VisualTokens, score: Float[Tensor, "B N"] | None, begun: Int[Tensor, "B k"], count: int
+    ) -> Int[Tensor, "B T"]:
+        """Exactly `count` tokens, ascending: the distinct ones begun with, fewer than `count`, and the best others."""
+
+    @abstractmethod
+    def completing_flops(self, of: Extent, begun: int) -> int:
+        """FLOPs of `complete`, as in `flops`."""
+
+
+class Merge(Piece):
     """Decides what becomes of the tokens that were not chosen."""
 
     reads: tuple[Reading, ...] = ()
@@ -103,7 +118,7 @@ class Merge(ABC):
         """The reduction, with as many survivors as were selected."""
 
 
-class Measure(ABC):
+class Measure(Piece):
     """One number per image from its tokens, 0 to 1; an adaptive budget follows it."""
 
     @abstractmethod
@@ -111,7 +126,7 @@ class Measure(ABC):
         """The measure."""
 
 
-class Budget(ABC):
+class Budget(Piece):
     """A fraction to keep that follows the content, between `low` and `high`; frozen, with those two as fields.
 
     Counts then depend on features, so each such step costs one device-to-host copy.
@@ -120,6 +135,11 @@ class Budget(ABC):
     low: float
     high: float
     reads: tuple[Reading, ...] = ()
+
+    @property
+    def expected(self) -> float:
+        """The fraction that plans count with: the highest, unless the rule steers the average over layers elsewhere."""
+        return self.high
 
     @abstractmethod
     def keep(self, tokens: VisualTokens) -> list[float]:
@@ -142,6 +162,9 @@ class Adaptive(Budget):
         """The fraction to keep of each row, on the host."""
         level = self.measure(tokens).clamp(0, 1)
         return [self.low + (self.high - self.low) * m for m in level.tolist()]
+
+    def flops(self, of: Extent) -> int:
+        return self.measure.flops(of)
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g} by {type(self.measure).__name__}"

@@ -16,6 +16,7 @@ class Extent:
     columns   keys of that attention: all tokens of the prompt at a layer; patches, and the CLS token, of one picture
               or window in the tower
     text      rows behind the last visual token; none in a tower
+    tower     features of each patch in the vision tower, for a piece that compares those
     """
 
     n: int = 0
@@ -27,6 +28,7 @@ class Extent:
     head_dim: int = 0
     columns: int = 0
     text: int = 0
+    tower: int = 0
 
 
 class Piece(ABC):

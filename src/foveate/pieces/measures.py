@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ops.complexity import complexity
 from ..tokens import VisualTokens
-from .base import Measure
+from .base import Extent, Measure
 
 
 @dataclass(frozen=True)
@@ -18,3 +18,6 @@ class Complexity(Measure):
 
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, " B"]:
         return complexity(tokens.x)
+
+    def flops(self, of: Extent) -> int:
+        return 2 * of.n * of.width * min(of.n, of.width)

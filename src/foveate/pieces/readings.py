@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InvalidValue, UnsupportedInput
 from ..ops import attention as op
-from .base import Reading
+from .base import Extent, Reading
 from .seen import Attention, Raters
 
 Place = Literal["previous", "next"]
@@ -23,9 +23,14 @@ def _check_place(place: str) -> None:
 
 @dataclass(frozen=True)
 class LastQuery(Reading):
-    """Attention the last prompt token pays to each token, head mean (FastV, PyramidDrop)."""
+    """Attention the last prompt token pays to each token, head mean (FastV, PyramidDrop).
+
+    `among` "visual": in each head the share of each visual token in what all visual ones get (DyToK).
+    """
 
     place: Place = "previous"
+    since: int | None = None
+    among: Literal["all", "visual"] = "all"
 
     def __post_init__(self) -> None:
         _check_place(self.place)
@@ -33,7 +38,10 @@ class LastQuery(Reading):
     def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
         a = attention
         assert a.last is not None, "a vision tower has no last prompt token"
-        return op.rows_attention(a.q, a.k, a.last, a.scale, valid=a.valid)
+        return op.rows_attention(a.q, a.k, a.last, a.scale, valid=a.valid if self.among == "all" else a.visual)
+
+    def flops(self, of: Extent) -> int:
+        return 2 * of.columns * of.heads * of.head_dim
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,9 @@ class TextRows(Reading):
         rows = a.text_valid if self.raters is None else a.raters[self.raters]
         return op.rows_attention(a.q, a.k, a.text, a.scale, row_valid=rows, valid=a.valid)
 
+    def flops(self, of: Extent) -> int:
+        return 2 * of.text * of.columns * of.heads * of.head_dim
+
 
 @dataclass(frozen=True)
 class Received(Reading):
@@ -71,6 +82,9 @@ class Received(Reading):
     def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
         a = attention
         return op.received_attention(a.q, a.k, a.scale, valid=a.valid, causal=True)
+
+    def flops(self, of: Extent) -> int:
+        return 2 * op.causal_area(of.columns) * of.heads * of.head_dim
 
 
 @dataclass(frozen=True)
@@ -98,21 +112,29 @@ class PageRank(Reading):
             temperature=self.temperature, iterations=self.iterations, damping=self.damping,
         )  # fmt: skip
 
+    def flops(self, of: Extent) -> int:
+        return 2 * op.causal_area(of.columns) * of.heads * (of.head_dim + self.iterations)
+
 
 @dataclass(frozen=True)
 class VisionReceived(Reading):
     """Attention each patch receives in a vision block, mean over queries and heads; the CLS substitute (HiPrune)."""
 
+    block: int | None = None
     place = "vision"
 
     def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
         return op.received_attention(attention.q, attention.k, attention.scale)
+
+    def flops(self, of: Extent) -> int:
+        return 2 * of.columns**2 * of.heads * of.head_dim
 
 
 @dataclass(frozen=True)
 class Cls(Reading):
     """Attention the CLS token pays to each patch in a vision block, head mean (FasterVLM, VisionZip)."""
 
+    block: int | None = None
     place = "vision"
     needs_cls = True
 
@@ -120,12 +142,24 @@ class Cls(Reading):
         first = attention.q.new_zeros(attention.q.shape[0], 1).long()
         return op.rows_attention(attention.q, attention.k, first, attention.scale, causal=False)
 
+    def flops(self, of: Extent) -> int:
+        return 2 * of.columns * of.heads * of.head_dim
+
 
 @dataclass(frozen=True)
 class Keys(Reading):
-    """Keys of a vision block, averaged over heads: the metric VisionZip merges by."""
+    """Keys of a vision block: their mean over heads, the metric VisionZip merges by, or those of all heads in a row."""
 
+    block: int | None = None
+    heads: Literal["mean", "all"] = "mean"
     place = "vision"
 
-    def __call__(self, attention: Attention) -> Float[Tensor, "R L d"]:
-        return op.mean_key(attention.k)
+    def __post_init__(self) -> None:
+        if self.heads not in ("mean", "all"):
+            raise InvalidValue(f"heads must be 'mean' or 'all', got {self.heads!r}")
+
+    def __call__(self, attention: Attention) -> Float[Tensor, "R L e"]:
+        return op.mean_key(attention.k) if self.heads == "mean" else attention.k.transpose(1, 2).flatten(2)
+
+    def flops(self, of: Extent) -> int:
+        return 0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from ..tokens import VisualTokens
-from .base import Reading, Score
+from .base import Extent, Reading, Score
 from .readings import LastQuery
 
 
@@ -28,6 +28,9 @@ class Read(Score):
         reading: Tensor = tokens.signal(self.reading)
         return reading.float()
 
+    def flops(self, of: Extent) -> int:
+        return 0
+
     def __str__(self) -> str:
         return str(self.reading)
 
@@ -38,6 +41,12 @@ class Norm(Score):
 
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
         return _length(tokens.x)
+
+    def flops(self, of: Extent) -> int:
+        return 0
+
+    def other_flops(self, of: Extent) -> int:
+        return 2 * of.n * of.width
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,12 @@ class Saliency(Score):
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
         x = tokens.x.float()
         return _length(x - x.mean(dim=1, keepdim=True))
+
+    def flops(self, of: Extent) -> int:
+        return 0
+
+    def other_flops(self, of: Extent) -> int:
+        return 4 * of.n * of.width
 
 
 @dataclass(frozen=True)
@@ -72,8 +87,45 @@ class Hybrid(Score):
         a, b = _unit_range(self.attention(tokens)), _unit_range(self.other(tokens))
         return self.weight * a + (1 - self.weight) * b
 
+    def flops(self, of: Extent) -> int:
+        return self.attention.flops(of) + self.other.flops(of)
+
+    def other_flops(self, of: Extent) -> int:
+        return self.attention.other_flops(of) + self.other.other_flops(of)
+
     def __str__(self) -> str:
         return f"{self.weight:g} {self.attention} + {1 - self.weight:g} {self.other}"
+
+
+@dataclass(frozen=True)
+class Sum(Score):
+    """Several scores added up."""
+
+    scores: tuple[Score, ...] = (Norm(), Saliency())
+
+    def __post_init__(self) -> None:
+        if not self.scores:
+            raise InvalidValue("a sum needs at least one score, got none")
+
+    @property
+    def reads(self) -> tuple[Reading, ...]:  # type: ignore[override]
+        return tuple(r for s in self.scores for r in s.reads)
+
+    @property
+    def needs_text(self) -> bool:  # type: ignore[override]
+        return any(s.needs_text for s in self.scores)
+
+    def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
+        return torch.stack([s(tokens) for s in self.scores]).sum(0)
+
+    def flops(self, of: Extent) -> int:
+        return sum(s.flops(of) for s in self.scores)
+
+    def other_flops(self, of: Extent) -> int:
+        return sum(s.other_flops(of) for s in self.scores)
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.scores))
 
 
 @dataclass(frozen=True)
@@ -88,6 +140,9 @@ class Random(Score):
         generator = torch.Generator().manual_seed(self.seed + tokens.seed)
         draw = torch.rand(max(tokens.grid.n, n), generator=generator).to(tokens.x.device)
         return draw.expand(b, -1).gather(1, tokens.where)
+
+    def flops(self, of: Extent) -> int:
+        return 0
 
 
 def _length(x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .extent import Piece
 
-class Raters(ABC):
+
+class Raters(Piece):
     """Which text tokens have a say, decided once where the prompt enters the language model; frozen."""
 
     @abstractmethod
@@ -46,7 +48,7 @@ class States:
     """What passed one layer of the language model during prefill, [R, L, D] each.
 
     before and after are the residual stream; the attention and the feed-forward network each come as what they were
-    given (normed) and what they gave (before it was added).
+    given (normed) and what they gave (before it was added). `visual` [R, L] marks the columns of visual tokens.
     """
 
     before: Float[Tensor, "R L D"]
@@ -55,6 +57,7 @@ class States:
     attention_out: Float[Tensor, "R L D"]
     ffn_in: Float[Tensor, "R L D"]
     ffn_out: Float[Tensor, "R L D"]
+    visual: Bool[Tensor, "R L"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,21 +6,21 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import InvalidValue
 from ..ops.cluster import density_peaks
 from ..ops.merge import window_mean
-from ..ops.select import evenly, grid_points, max_min, top_k
+from ..ops.select import evenly, grid_points, max_min, max_min_flops, tiered_top_k, top_k
 from ..tokens import Grid, VisualTokens
-from .base import Select, Selection
+from .base import Completing, Extent, Select, Selection
 
 Scores = Float[Tensor, "B N"] | None
 
 
 @dataclass(frozen=True)
-class TopK(Select):
+class TopK(Completing):
     """The highest scores."""
 
     needs_score = True
@@ -28,6 +28,19 @@ class TopK(Select):
     def __call__(self, tokens: VisualTokens, score: Scores, count: int) -> Selection:
         assert score is not None, "Step sees to it"
         return Selection.of(top_k(score, count))
+
+    def complete(
+        self, tokens: VisualTokens, score: Scores, begun: Int[Tensor, "B k"], count: int
+    ) -> Int[Tensor, "B T"]:
+        assert score is not None, "Step sees to it"
+        first = torch.zeros_like(score, dtype=torch.long).scatter(1, begun, 1)
+        return tiered_top_k(first, score, count)
+
+    def flops(self, of: Extent) -> int:
+        return 0
+
+    def completing_flops(self, of: Extent, begun: int) -> int:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,9 @@ class EvenGrid(Select):
         else:
             kept = evenly(n, count).to(tokens.x.device)
         return Selection.of(kept.expand(b, -1))
+
+    def flops(self, of: Extent) -> int:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,9 @@ class GridCells(Select):
         rows, columns = cells(count, grid)
         return grid.t * rows * columns
 
+    def flops(self, of: Extent) -> int:
+        return 0
+
 
 def cells(count: int, grid: Grid) -> tuple[int, int]:
     """Rows and columns of cells per frame whose number is nearest to count/t; among equals the squarest cells."""
@@ -76,13 +95,30 @@ def _near(x: float, most: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class MaxMin(Select):
+class MaxMin(Completing):
     """Greedy farthest points by cosine distance (DivPrune); `centre` subtracts the mean token first (Cen-Prune)."""
 
     centre: bool = False
 
     def __call__(self, tokens: VisualTokens, score: Scores, count: int) -> Selection:
         return Selection.of(max_min(tokens.x, count, centre=self.centre))
+
+    def complete(
+        self, tokens: VisualTokens, score: Scores, begun: Int[Tensor, "B k"], count: int
+    ) -> Int[Tensor, "B T"]:
+        return max_min(tokens.x, count, centre=self.centre, seeds=begun if begun.shape[1] else None)
+
+    def flops(self, of: Extent) -> int:
+        return max_min_flops(of.n, of.count, of.width)
+
+    def completing_flops(self, of: Extent, begun: int) -> int:
+        return max_min_flops(of.n, of.count, of.width, seeds=begun)
+
+    def other_flops(self, of: Extent) -> int:
+        return 3 * of.n * of.count  # subtract, keep the nearer, find the farthest
+
+    def rounds(self, of: Extent) -> int:
+        return of.count
 
 
 @dataclass(frozen=True)
@@ -91,6 +127,9 @@ class DensityPeaks(Select):
 
     def __call__(self, tokens: VisualTokens, score: Scores, count: int) -> Selection:
         return Selection.of(density_peaks(tokens.x, count))
+
+    def flops(self, of: Extent) -> int:
+        return 4 * of.n**2 * of.width if of.n > 1 else 0  # distances twice: for the density, for the denser
 
 
 @dataclass(frozen=True)
@@ -120,3 +159,6 @@ class DominantContextual(Select):
         receives[:, count - targets :] = True
         kept, order = both.sort(dim=1)
         return Selection(kept, receives.gather(1, order))
+
+    def flops(self, of: Extent) -> int:
+        return 0
