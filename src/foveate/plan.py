@@ -162,6 +162,11 @@ class Step:
         """The largest fraction this step may keep."""
         return self.keep.high if isinstance(self.keep, Budget) else self.keep
 
+    @property
+    def expected(self) -> float:
+        """The fraction that plans count with."""
+        return self.keep.expected if isinstance(self.keep, Budget) else self.keep
+
     def scaled(self, by: float) -> Step:
         """The same step when another one before it has already kept only `by` of the tokens."""
         if isinstance(self.keep, Budget):
@@ -198,7 +203,7 @@ class Step:
 class Plan:
     """The steps resolved against a model's shape and the grids of one prompt.
 
-    after       visual tokens left after each step (of an adaptive step: the most)
+    after       visual tokens left after each step (of an adaptive step: the most, or what its budget expects)
     per_layer   visual tokens each LLM layer runs on
     """
 
@@ -369,7 +374,7 @@ def counts_after(
         together.setdefault(0 if step.per == "prompt" else image, []).append(i)
     after = [0] * len(grids)
     for members in together.values():
-        wanted = step.count(step.highest, [grids[i] for i in members], sum(left[i] for i in members))
+        wanted = step.count(step.expected, [grids[i] for i in members], sum(left[i] for i in members))
         after[members[0]] = wanted
     return after
 

@@ -42,8 +42,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Span:
-    """Where one grid lies in a row of the prompt: token (i, j) of the flattened t*h rows is at start + i*stride + j.
+    """Where one grid lies in a row of the prompt: token (i, j) of frame f is at frames[f] + i*stride + j.
 
+    Without `frames`, which may have text between them, one follows the other from `start` on.
     `image` counts the images and the videos of the row from 0; the views of one image (thumbnail and crops) share it.
     """
 
@@ -52,11 +53,13 @@ class Span:
     kind: str = "image"
     stride: int | None = None
     image: int = 0
+    frames: tuple[int, ...] = ()
 
     def columns(self) -> list[int]:
         """Prompt columns of the grid's tokens, raster order."""
-        stride = self.stride or self.grid.w
-        return [self.start + i * stride + j for i in range(self.grid.t * self.grid.h) for j in range(self.grid.w)]
+        t, h, w, stride = self.grid.t, self.grid.h, self.grid.w, self.stride or self.grid.w
+        frames = self.frames or range(self.start, self.start + t * h * stride, h * stride)
+        return [frame + i * stride + j for frame in frames for i in range(h) for j in range(w)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,8 @@ class VisualTokens:
     size    how many original tokens each one stands for
     seed    for the pieces that draw random numbers; equal for all rows, so a batch equals its rows
     signal  tensor [B, N, ...] of a reading that the step declared; any other raises KeyError
-    text    features [B, r, D] at this site of the text behind the last visual token of the prompt
+    text    features [B, r, D] at this site of the text behind the last visual token of the prompt; text(reading) is
+            what a reading of the language model that the step declared gave there
     history how many of these tokens each earlier LLM layer ran on
     """
 
@@ -80,7 +84,7 @@ class VisualTokens:
     size: Float[Tensor, "B N"]
     signal: Callable[[Reading], Tensor]
     seed: int = 0
-    text: Callable[[], Tensor] | None = None
+    text: Callable[..., Tensor] | None = None
     grids: tuple[Grid, ...] = ()
     history: tuple[int, ...] = ()
 
@@ -92,6 +96,7 @@ class VisualTokens:
         *,
         signals: Mapping[Reading, Tensor] | None = None,
         text: Float[Tensor, "B r D"] | None = None,
+        text_signals: Mapping[Reading, Tensor] | None = None,
         grids: tuple[Grid, ...] = (),
     ) -> VisualTokens:
         """Tokens before any cut, with signals and text given by hand; what tests and notebooks start from."""
@@ -99,8 +104,12 @@ class VisualTokens:
         grid = grid or Grid(1, 1, n)
         where = torch.arange(n, device=x.device).expand(b, n)
         read = (signals or {}).__getitem__
-        words = None if text is None else lambda: text
-        return cls(x, grid, where, torch.ones(b, n, device=x.device), read, text=words, grids=grids or (grid,))
+
+        def words(reading: Reading | None = None) -> Tensor:
+            assert text is not None, "there is no text"
+            return text if reading is None else (text_signals or {})[reading]
+
+        return cls(x, grid, where, torch.ones(b, n, device=x.device), read, text=None if text is None else words, grids=grids or (grid,))
 
     @property
     def is_whole(self) -> bool:

@@ -4,7 +4,23 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from foveate.ops import attention, cluster, complexity, merge, select
+from foveate.ops import (
+    attention,
+    cluster,
+    collapse,
+    complexity,
+    distance_clusters,
+    frames,
+    linkage,
+    merge,
+    pivots,
+    quadtree,
+    recycle,
+    representative,
+    select,
+    sums,
+    temporal,
+)
 
 CALLS = {
     "rows_attention": lambda q, k, x, kept, some: attention.rows_attention(q, k, kept, 0.5, row_valid=some),
@@ -21,7 +37,31 @@ CALLS = {
     "bipartite_merge_as_published": lambda q, k, x, kept, some: merge.bipartite_merge(x, 3, weighted=False),
     "nearest_mean": lambda q, k, x, kept, some: merge.nearest_mean(x, kept, receives=some),
     "contextual_mean": lambda q, k, x, kept, some: merge.contextual_mean(x, kept, some, metric=x),
+    "salient_heads": lambda q, k, x, kept, some: attention.salient_heads_attention(
+        q, k, kept, 0.5, 2, torch.ones(2, 12, dtype=torch.bool), divisor=torch.ones(2, 3, 12)
+    ),
+    "peak_attention": lambda q, k, x, kept, some: attention.peak_attention(q, k, kept, 0.5, row_valid=some),
+    "pooled_query": lambda q, k, x, kept, some: attention.pooled_query_attention(
+        q, k, 0.5, torch.ones(2, 12, dtype=torch.bool)
+    ),
+    "recycle": lambda q, k, x, kept, some: recycle.recycle(x, kept[:, :2], kept, 2),
+    "least_like": lambda q, k, x, kept, some: pivots.least_like(x, x[:, :2], x[..., 0] > 9, [2, 1]),
+    "representativeness": lambda q, k, x, kept, some: representative.representativeness(x),
+    "distance_clusters": lambda q, k, x, kept, some: distance_clusters.distance_clusters(x, x, kept, 2, 1.5),
+    "collapse": lambda q, k, x, kept, some: collapse.collapse(x, collapse.whole_windows(1, 3, 4, 3), x[:, :1, 0], 1),
     "window_mean": lambda q, k, x, kept, some: merge.window_mean(x, 1, 3, 4, 2, 2),
+    "group_sum": lambda q, k, x, kept, some: sums.group_sum(x, kept.repeat(1, 4), 3),
+    "unit_range_in": lambda q, k, x, kept, some: sums.unit_range_in(x[..., 0], kept.repeat(1, 4), 3),
+    "curvature": lambda q, k, x, kept, some: frames.curvature(x),
+    "change": lambda q, k, x, kept, some: temporal.change(x, temporal.predecessors(kept.repeat(1, 4))),
+    "find": lambda q, k, x, kept, some: temporal.find(kept, kept, 12),
+    "earlier_survivor": lambda q, k, x, kept, some: temporal.earlier_survivor(kept.repeat(1, 4), kept),
+    "steadiest_channels": lambda q, k, x, kept, some: temporal.steadiest_channels(x, 0.5),
+    "gaussian_similarity": lambda q, k, x, kept, some: temporal.gaussian_similarity(x, x, kept.repeat(1, 4)),
+    "sink_level": lambda q, k, x, kept, some: temporal.sink_level(x[..., 0], kept.repeat(1, 4), 3, 1.1),
+    "components": lambda q, k, x, kept, some: linkage.components(kept, kept, some, 12),
+    "single_linkage": lambda q, k, x, kept, some: linkage.single_linkage(kept, kept, x[:, :3, 0], kept[:, 0], 12),
+    "quadtree_merge": lambda q, k, x, kept, some: quadtree.quadtree_merge(x, 3, 2, 2, 5),
 }
 
 

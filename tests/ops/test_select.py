@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foveate.ops.select import evenly, first_argmax, grid_points, max_min, top_k
+from foveate.ops.select import Cosines, evenly, first_argmax, grid_points, max_min, tiered_top_k, top_k
 
 
 def random_x(b, n, d=6, seed=0):
     return torch.randn(b, n, d, generator=torch.Generator().manual_seed(seed))
 
 
-def brute_force_max_min(x, count):
+def brute_force_max_min(x, count, seeds=()):
     """DivPrune in the open: all distances, lists, the lower index first."""
     u = torch.nn.functional.normalize(x.double(), dim=-1)
     distance = (1 - u @ u.T).tolist()
@@ -24,7 +24,7 @@ def brute_force_max_min(x, count):
         best = max(values.values())
         return min(i for i, v in values.items() if v >= best - 1e-6)
 
-    picks = [first({i: min([distance[i][j] for j in range(n) if j != i], default=0) for i in range(n)})]
+    picks = list(seeds) or [first({i: min([distance[i][j] for j in range(n) if j != i], default=0) for i in range(n)})]
     while len(picks) < count:
         picks.append(first({i: min(distance[i][j] for j in picks) for i in range(n) if i not in picks}))
     return sorted(picks)
@@ -88,6 +88,35 @@ def test_max_min_is_the_greedy_rule(n, chunk):
     for count in range(1, n + 1):
         expected = [brute_force_max_min(row, count) for row in x]
         assert max_min(x, count, chunk=chunk).tolist() == expected
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("chunk", [2, 1024])
+def test_max_min_goes_on_from_its_seeds(kept, chunk, monkeypatch):
+    if not kept:
+        monkeypatch.setattr("foveate.ops.select.fits", lambda n, width: False)
+    x, seeds = random_x(2, 12), torch.tensor([[3, 7, 11], [5, 0, 2]])
+    for count in range(3, 13):
+        expected = [brute_force_max_min(row, count, s) for row, s in zip(x, seeds.tolist(), strict=True)]
+        assert max_min(x, count, chunk=chunk, seeds=seeds).tolist() == expected
+
+
+def test_tiers_come_before_scores():
+    score = torch.tensor([[9.0, 1.0, 8.0, 1.0, 7.0]])
+    tier = torch.tensor([[0, 1, 0, 1, 2]])
+    for count, expected in enumerate(([4], [1, 4], [1, 3, 4], [0, 1, 3, 4], [0, 1, 2, 3, 4]), start=1):
+        assert tiered_top_k(tier, score, count).tolist() == [expected]
+
+
+def test_cosines_are_the_same_kept_and_computed(monkeypatch):
+    x, index = random_x(2, 9), torch.tensor([[0, 8], [3, 3]])
+    kept = Cosines.of(x)
+    monkeypatch.setattr("foveate.ops.select.fits", lambda n, width: False)
+    computed = Cosines.of(x)
+    assert kept.kept is not None and computed.kept is None
+    torch.testing.assert_close(kept.rows(index), computed.rows(index))
+    u = torch.nn.functional.normalize(x, dim=-1)
+    torch.testing.assert_close(kept.rows(index)[1, 0], u[1] @ u[1, 3])
 
 
 def test_max_min_breaks_ties_by_lower_index():

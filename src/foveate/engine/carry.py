@@ -40,9 +40,9 @@ def _frames(tokens: VisualTokens, t: int) -> VisualTokens:
         value = tokens.signal(reading)
         return value.reshape(b * t, n // t, *value.shape[2:])
 
-    def text() -> Tensor:
+    def text(reading: Reading | None = None) -> Tensor:
         assert tokens.text is not None, "the engine gives text to a step that asks for it"
-        return tokens.text().repeat_interleave(t, 0)
+        return tokens.text(reading).repeat_interleave(t, 0)
 
     return VisualTokens(
         tokens.x.reshape(b * t, n // t, d),

@@ -20,7 +20,8 @@ class Columns:
     valid    real columns [R, C]; None when all are
     lengths  columns left of each row before padding rows to a common length, known on the host
     shift    how much lower the positions of later tokens are than in the full prompt, [R]; None for 0 everywhere
-    size     how many original tokens each column stands for, [R, C]; None where no bias asks for it
+    size     how many original tokens each column stands for, [R, C], 0 throughout a row of which nothing was cut;
+             None where no bias asks for it
     rotary   cos and sin of each column's position; None where no bias asks for it
     """
 

@@ -33,13 +33,17 @@ def biased_mask(
     rotary: Rotary | None,
     dtype: torch.dtype,
 ) -> Float[Tensor, "R 1 Q K"]:
-    """An additive mask for the last `queries` of K columns: the bias where a query may look, else the lowest number."""
+    """An additive mask for the last `queries` of K columns: the bias where a query may look, else the lowest number.
+
+    Rows of size 0 were not cut, and get none: they run as if alone.
+    """
     keys = size.shape[1]
     here = torch.arange(keys, device=size.device)
     allowed = (here <= here[keys - queries :, None])[None]
     if valid is not None:
         allowed = allowed & valid[:, None]
     added = bias(size[:, None].float(), decay(rotary, queries) if rotary is not None else None)
+    added = torch.where((size > 0).any(1)[:, None, None], added, 0)
     return torch.where(allowed, added.to(dtype), torch.finfo(dtype).min)[:, None]
 
 

@@ -171,7 +171,9 @@ class Prompt:
     def passed(self, i: int, readings: list[Reading], states: States) -> None:
         """Take readings of the states that passed layer `i`."""
         columns = states.before.shape[1] - self.answer
-        shown = States(*(getattr(states, f.name)[:: self.copies, :columns] for f in fields(states)))
+        given = {f.name: getattr(states, f.name) for f in fields(states) if f.name != "visual"}
+        samples = {name: x[:: self.copies, :columns] for name, x in given.items()}
+        shown = States(**samples, visual=self.signals.visual(columns))
         self.signals.taken(readings, i, lambda reading: reading(shown))
 
     def finish(self, filled: Any) -> None:
@@ -238,9 +240,11 @@ class Prompt:
             self.signals.look(step, layer, hidden)
         stay = self.columns.real
         lengths = list(self.columns.lengths)
-        for group, count in self._groups(step, hidden):
+        groups = self._groups(step, hidden)
+        for group, count in groups:
             hidden = self._reduce(step, group, count, hidden, stay, lengths)
-        hidden = self._close(step, hidden, stay, lengths, inside=layer is not None)
+        if groups:  # none if an adaptive step keeps everything
+            hidden = self._close(step, hidden, stay, lengths, inside=layer is not None)
         self.run.trace.selection_ms += self.run.stopwatch.since(start, self.device)
         return hidden
 
@@ -307,11 +311,11 @@ class Prompt:
         rows = torch.tensor([[u.sample * self.copies] for u in units], device=self.device)
         columns = torch.stack([u.columns for u in units])
 
-        def text() -> Tensor:
+        def text(reading: Reading | None = None) -> Tensor:
             if not step.needs_text:
                 raise KeyError("`tokens.text` is there for pieces that declare needs_text = True")
             at = torch.stack([self.signals.text_columns(u.sample, hidden.shape[1] - self.answer) for u in units])
-            return hidden[rows, at]
+            return hidden[rows, at] if reading is None else self.signals.at(step, reading, units, at)
 
         return VisualTokens(
             x=hidden[rows, columns],
@@ -350,7 +354,9 @@ class Prompt:
         if bias is None or all(u.count == u.grid.n for u in self.units):
             return
         size = torch.ones(hidden.shape[:2], device=self.device)
-        for unit in self.units:
+        cut = {u.sample for u in self.units if u.count < u.grid.n}
+        size[[row for row in range(self.rows) if row // self.copies not in cut]] = 0
+        for unit in (u for u in self.units if u.sample in cut):
             for copy in range(self.copies):
                 size[unit.sample * self.copies + copy, unit.columns] = unit.size
         rotary = self.run.family.rotary(self.run.decoder.layers[0], self.embeddings) if bias.needs_decay else None

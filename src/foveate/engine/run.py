@@ -25,6 +25,8 @@ from ..pieces.base import Reading
 from ..pieces.bias import Bias
 from ..pieces.seen import Attention, States
 from ..plan import Block, Layer, ModelShape, Step, check_steps
+from .cut import Columns
+from .deepstack import add_to_what_is_left
 from .prompt import Encoded, Prompt
 from .signals import VisionKey, vision_key, watched_layers
 from .states import watch_states
@@ -74,6 +76,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.ids: Tensor | None = None
         self.answer = 0
+        self.encoding = False
         self.vision: dict[VisionKey, list[Tensor]] = {}
         self.passage: Passage | None = None
         self.pending: dict[Kind, Encoded] = {}
@@ -124,6 +127,8 @@ class Run:
         undo.callback(self.decoder.register_forward_hook(self._after_decoder).remove)
         for i, layer in enumerate(self.decoder.layers):
             self._hook(layer, functools.partial(self._on_layer, i), undo)
+        if self.family.deepstack:
+            add_to_what_is_left(self.decoder, self._columns_left, undo)
         self.tower.attach(undo)
         self._watch(undo)
 
@@ -140,10 +145,16 @@ class Run:
 
         @functools.wraps(encode)
         def seen(*args: Any, **kwargs: Any) -> Any:
+            if self.thread.encoding:  # Qwen3-VL encodes its videos through the door of images
+                return encode(*args, **kwargs)
             self.thread.vision = {}
             device = _device(self.core)
             start = self.stopwatch.now(device)
-            features = encode(*args, **kwargs)
+            self.thread.encoding = True
+            try:
+                features = encode(*args, **kwargs)
+            finally:
+                self.thread.encoding = False
             arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
             took = self.stopwatch.since(start, device)
             layouts = self.family.layouts(kind, self.core, arguments)
@@ -244,6 +255,9 @@ class Run:
         else:
             return None
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    def _columns_left(self) -> Columns | None:
+        return None if self.thread.prompt is None else self.thread.prompt.columns
 
     def _in_prefill(self) -> bool:
         return self.thread.prompt is not None

@@ -87,15 +87,19 @@ class Signals:
         if valid is not None:
             last = torch.where(valid, here, 0).amax(dim=1, keepdim=True)
         text, text_valid = self._text_rows(columns, valid)
-        visual = torch.zeros(samples, columns, dtype=torch.bool, device=prompt.device)
-        for unit in prompt.units:
-            visual[unit.sample, unit.columns] = True
         cos_sin = tuple(p[..., :columns, :] for p in self._embeddings())
 
         def rotate(rows: Tensor) -> Tensor:
             return prompt.run.family.rotated(layer, rows, cos_sin)
 
-        return Attention(q, k, scale, valid, visual, last, text, text_valid, self.raters, rotate)
+        return Attention(q, k, scale, valid, self.visual(columns), last, text, text_valid, self.raters, rotate)
+
+    def visual(self, columns: int) -> Bool[Tensor, "S L"]:
+        """Which columns of each prompt hold visual tokens."""
+        visual = torch.zeros(len(self.prompt.tails), columns, dtype=torch.bool, device=self.prompt.device)
+        for unit in self.prompt.units:
+            visual[unit.sample, unit.columns] = True
+        return visual
 
     def rate(self, hidden: Tensor) -> None:
         """Let every `Raters` of the method choose, given what enters layer 0."""
@@ -125,12 +129,16 @@ class Signals:
 
     def of(self, step: Step, reading: Reading, units: list[Unit]) -> Tensor:
         """The values of a reading at the tokens of some units, [B, N, ...]."""
+        if reading.place == "vision" and reading in step.reads:
+            return torch.stack([self._of_vision(vision_key(step, reading), u) for u in units])
+        return self.at(step, reading, units, torch.stack([u.columns for u in units]))
+
+    def at(self, step: Step, reading: Reading, units: list[Unit], columns: Int[Tensor, "B m"]) -> Tensor:
+        """The values of a reading of the language model at some columns of the prompts of some units, [B, m, ...]."""
         if reading not in step.reads:
             raise KeyError(f"{reading} was not declared in `reads`")
-        if reading.place == "vision":
-            return torch.stack([self._of_vision(vision_key(step, reading), u) for u in units])
         rows = torch.tensor([[u.sample] for u in units], device=self.prompt.device)
-        return self.values[reading][rows, torch.stack([u.columns for u in units])]
+        return self.values[reading][rows, columns]
 
     def cut(self, source: Int[Tensor, "R M"]) -> None:
         """Carry sums over layers along, forget the rest."""

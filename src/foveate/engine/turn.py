@@ -77,7 +77,8 @@ class Turn:
         if columns.size is None:
             return causal_mask(run, hidden, valid, self.cache, layer)
         assert run.bias is not None, "sizes are kept for a bias"
-        size = torch.nn.functional.pad(columns.size, (0, self.added), value=1.0)
+        is_cut = (columns.size > 0).any(1, keepdim=True)
+        size = torch.cat([columns.size, is_cut.float().expand(-1, self.added)], dim=1)
         return biased_mask(run.bias, size, valid, hidden.shape[1], self._rotary(columns, hidden), hidden.dtype)
 
     def _rotary(self, columns: Columns, hidden: Tensor) -> Rotary | None:

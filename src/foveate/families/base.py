@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import UnsupportedInput
 from ..plan import ModelShape
 from ..tokens import Grid, Span
 
@@ -25,14 +25,24 @@ class View:
     grid: Grid
     stride: int
 
+    def span(self, columns: Sequence[int], kind: Kind, image: int) -> Span:
+        """Where it lies, from the columns of the image's tokens: there may be text between the frames of a video."""
+        frame = self.grid.h * self.stride
+        frames = tuple(columns[self.offset + f * frame] for f in range(self.grid.t))
+        return Span(frames[0], self.grid, kind, self.stride, image, frames)
+
 
 @dataclass(frozen=True)
 class Layout:
-    """The tokens of one image or video in the prompt: `length` in all, the views among them, the rest structure."""
+    """The tokens of one image or video in the prompt: `length` in all, the views among them, the rest structure.
+
+    A tile whose tokens follow directly on those of the tile before it belongs to the same image.
+    """
 
     kind: Kind
     length: int
     views: tuple[View, ...]
+    is_tile: bool = False
 
     @classmethod
     def plain(cls, kind: Kind, grid: Grid, tail: int = 0) -> Layout:
@@ -56,6 +66,8 @@ class Family(ABC):
     model_types: ClassVar[tuple[str, ...]]
     #: what a person calls it
     title: ClassVar[str]
+    #: True when early decoder layers add visual features to their outputs
+    deepstack: ClassVar[bool] = False
 
     @abstractmethod
     def shape(self, config: Any) -> ModelShape:
@@ -97,7 +109,8 @@ class Family(ABC):
         """Inputs for `tiny`: for each row the sizes of its images in tokens, (h, w) or (t, h, w) for a video.
 
         Rows of different length are padded on the left; `padding="right"` pads on the right, `text` is the number of
-        text tokens behind the images, `seed` draws the pixels and the words.
+        text tokens behind the images, `seed` draws the pixels and the words. With `first` the rows are those from this
+        number on of a larger batch: `tiny_inputs(model, rows[2:], first=2)`.
         """
 
     def image_token_ids(self, config: Any) -> dict[Kind, int]:
@@ -137,16 +150,21 @@ class Family(ABC):
         h = layer.input_layernorm(hidden)
         first = 0 if tail is None else h.shape[1] - tail
 
-        def project(linear: nn.Module, rows: Tensor, start: int) -> Tensor:
-            x = linear(rows).view(*rows.shape[:-1], -1, attention.head_dim).transpose(1, 2)
+        def project(linear: nn.Module, norm: nn.Module, rows: Tensor, start: int) -> Tensor:
+            x = norm(linear(rows).view(*rows.shape[:-1], -1, attention.head_dim)).transpose(1, 2)
             if position_embeddings is None:
                 return x
             cos, sin = (p[..., start:, :] for p in position_embeddings)
             return self.rotated(layer, x, (cos, sin))
 
-        k = project(attention.k_proj, h, 0)
-        q = project(attention.q_proj, h[:, first:], first)
+        q_norm, k_norm = self.head_norms(attention)
+        k = project(attention.k_proj, k_norm, h, 0)
+        q = project(attention.q_proj, q_norm, h[:, first:], first)
         return nn.functional.pad(q, (0, 0, first, 0)), k
+
+    def head_norms(self, attention: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """What q and k of each head pass between projection and RoPE."""
+        return nn.Identity(), nn.Identity()
 
     def scale(self, layer: nn.Module) -> float:
         """What the logits of a decoder layer's attention are multiplied by."""
@@ -189,7 +207,7 @@ def find_spans(
 ) -> list[list[Span]]:
     """Where each view lies in each row of the prompt, in prompt order.
 
-    Images are dealt out in the order of the rows; placeholders of one image are consecutive.
+    Images are dealt out in the order of the rows, and the placeholders of one stand before those of the next.
     """
     at = dict.fromkeys(tokens, 0)
     rows = []
@@ -197,34 +215,22 @@ def find_spans(
         spans: list[Span] = []
         for kind, token in tokens.items():
             columns = [i for i, t in enumerate(row) if t == token]
+            image, end = -1, None
             while columns:
                 layout = layouts[kind][at[kind]]
+                own, columns = columns[: layout.length], columns[layout.length :]
+                if len(own) < layout.length:
+                    raise UnsupportedInput(
+                        f"a row of the prompt ends {layout.length - len(own)} {kind} tokens too early for its last "
+                        f"{kind}; do not truncate prompts"
+                    )
                 at[kind] += 1
-                start, columns = columns[0], columns[layout.length :]
-                image = len({s.image for s in spans if s.kind == kind})
-                spans += [Span(start + v.offset, v.grid, kind, v.stride, image) for v in layout.views]
+                if not (layout.is_tile and own[0] == end):
+                    image += 1
+                end = own[-1] + 1
+                spans += [view.span(own, kind, image) for view in layout.views]
         rows.append(sorted(spans, key=lambda s: s.start))
     return rows
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from this seed inside, and leave the generator as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: str) -> tuple[Tensor, Tensor]:
-    """Token rows of different length as ids and attention mask."""
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), pad)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        where = slice(longest - len(row), None) if side == "left" else slice(0, len(row))
-        ids[i, where] = torch.tensor(row)
-        mask[i, where] = 1
-    return ids, mask
 
 
 def _half_turned(x: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ..plan import ModelShape
 from ..tokens import Grid
-from .base import Family, Kind, Layout, pad_rows, seeded, text_shape
+from . import anyres
+from .base import Family, Kind, Layout, text_shape
+from .tiny import IMAGE, TEXT, closed, opened, padded, seeded
 
 
 class Llava(Family):
@@ -32,7 +34,7 @@ class Llava(Family):
         )
 
     def layouts(self, kind: Kind, core: nn.Module, arguments: dict[str, Any]) -> list[Layout]:
-        side = _side(core.config)
+        side = anyres.side(core.config)
         return [Layout.plain("image", Grid(1, side, side))] * arguments["pixel_values"].shape[0]
 
     def vision_block(self, core: nn.Module, block: int | None) -> nn.Module:
@@ -49,50 +51,33 @@ class Llava(Family):
     def planned(
         self, config: Any, kind: Kind, height: int, width: int, frames: int, limits: dict[str, Any]
     ) -> tuple[Grid, ...]:
-        side = _side(config)
+        side = anyres.side(config)
         return (Grid(1, side, side),)
 
     def tiny(self, seed: int = 0, **text: Any) -> nn.Module:
         from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-        text_config = dict(
-            hidden_size=64, intermediate_size=96, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
-            vocab_size=200, initializer_range=0.15, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        )  # fmt: skip
-        vision_config = dict(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            image_size=56,
+        vision_config = CLIPVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, image_size=56,
             patch_size=14,
-        )
-        config = LlavaConfig(
-            text_config=LlamaConfig(**text_config | text), vision_config=CLIPVisionConfig(**vision_config),
-            image_token_index=10, image_token_id=10,
         )  # fmt: skip
+        config = LlavaConfig(
+            text_config=LlamaConfig(**TEXT | text), vision_config=vision_config, image_token_index=IMAGE
+        )
         with seeded(seed):
             return LlavaForConditionalGeneration(config).eval()
 
     def tiny_inputs(
         self, model: nn.Module, rows: Sequence[Sequence[tuple[int, ...]]], **options: Any
     ) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(options.get("seed", 0))
-        side, pixels = model.config.vision_config.image_size, []
-        n, ids = _side(model.config) ** 2, []
-        for i, sizes in enumerate(rows):
-            row = [1, 20 + i]
-            for _ in sizes:  # every image has the one size this family knows
-                row += [10] * n + [14]
+        side, ids, pixels = model.config.vision_config.image_size, [], []
+        for i, images in enumerate(rows):
+            row, generator = opened(i, options)
+            for _ in images:  # every image has the one size this family knows
+                row += [IMAGE] * anyres.side(model.config) ** 2 + [14]
                 pixels.append(torch.randn(3, side, side, generator=generator))
-            ids.append(row + torch.randint(30, 200, (options.get("text", 8),), generator=generator).tolist())
-        tokens, mask = pad_rows(ids, 0, options.get("padding", "left"))
-        inputs = {"input_ids": tokens, "attention_mask": mask}
-        return inputs | ({"pixel_values": torch.stack(pixels)} if pixels else {})
-
-
-def _side(config: Any) -> int:
-    return config.vision_config.image_size // config.vision_config.patch_size
+            ids.append(closed(row, generator, options))
+        return padded(ids, options) | ({"pixel_values": torch.stack(pixels)} if pixels else {})
 
 
 def encoder_layers(core: nn.Module) -> nn.ModuleList:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..method import Card, Method
-from ..pieces import Adaptive, Cls, ContextualMean, DominantContextual, Read, VisionReceived
+from ..pieces import Adaptive, ContextualMean, DominantContextual, Read
+from ..pieces.vision import patch_attention
 from ..plan import ModelShape, Positions, Step, Vision
 
 
@@ -39,11 +40,10 @@ class VisionZip(Method):
     )
 
     def steps(self, model: ModelShape) -> Iterator[Step]:
-        attention = Cls() if model.has_cls else VisionReceived()
         yield Step(
             Vision(self.block),
             self.keep,
-            score=Read(attention),
+            score=Read(patch_attention(model.has_cls)),
             select=DominantContextual(self.contextual),
             merge=ContextualMean(self.faithful),
             positions="compact",

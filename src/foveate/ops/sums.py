@@ -1,0 +1,31 @@
+"""Sums over groups of tokens (frames, windows, clusters), and scores within the range of their group."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def group_sum(
+    x: Float[Tensor, "B N D"], to: Int[Tensor, "B N"], groups: int
+) -> tuple[Float[Tensor, "B G D"], Float[Tensor, "B G"]]:
+    """Sum in float32 or wider and number of the tokens of each group; tokens of group -1 count nowhere.
+
+    Sums run over sorted segments, in raster order: deterministic on a GPU too, where scatter_add is not.
+    """
+    b, n, d = x.shape
+    order = to.sort(dim=1, stable=True).indices
+    size = torch.zeros(b, groups + 1, dtype=torch.long, device=x.device)
+    size.scatter_add_(1, to + 1, torch.ones_like(to))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).gather(1, order[..., None].expand(-1, -1, d))
+    total = torch.segment_reduce(wide.reshape(b * n, d), "sum", lengths=size.flatten(), axis=0, unsafe=True)
+    return total.view(b, groups + 1, d)[:, 1:], size[:, 1:].float()
+
+
+def unit_range_in(score: Float[Tensor, "B N"], group: Int[Tensor, "B N"], groups: int) -> Float[Tensor, "B N"]:
+    """Scores scaled to 0..1 within their group; 0 throughout a group of equal ones."""
+    empty = score.new_zeros(score.shape[0], groups)
+    low = empty.scatter_reduce(1, group, score, "amin", include_self=False).gather(1, group)
+    high = empty.scatter_reduce(1, group, score, "amax", include_self=False).gather(1, group)
+    return (score - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
