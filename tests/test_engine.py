@@ -14,9 +14,10 @@ from foveate.families import families
 from foveate.families.llava import Llava
 from foveate.families.llava_onevision import LlavaOnevision
 from foveate.families.qwen2_5_vl import Qwen25VL
+from foveate.masked import masked_logits, sights_of
 from foveate.methods.aim import Aim
 from foveate.pieces import Adaptive, Complexity
-from foveate.testing import ONE, UNEQUAL, Case, answer, generate, masked_logits, sights_of, text_of, tiny
+from foveate.testing import NEW, ONE, UNEQUAL, Case, answer, generate, text_of, tiny
 
 QWEN, LLAVA, ONEVISION = Qwen25VL(), Llava(), LlavaOnevision()
 ALL = sorted(set(families().values()), key=lambda f: f.title)
@@ -71,7 +72,7 @@ def test_a_second_turn_equals_one_long_prompt_with_the_same_tokens(family, metho
         generate(c.model, inputs, max_new_tokens=1, min_new_tokens=1)
         handle.remove()
     history = torch.cat([text_of(first, inputs), turn, second.sequences[:, ids.shape[1] :]], 1)
-    reference = masked_logits(c, again, {0: door["x"]}, inputs, history)
+    reference = masked_logits(c.model, again, {0: door["x"]}, inputs, history)
     got = torch.stack(second.logits, 1)
     assert (got - reference[:, -got.shape[1] :]).abs().max() < 2e-4
 
@@ -190,7 +191,7 @@ def test_a_loop_without_generate_continues_the_positions(family):
         out = c.model(**inputs, past_key_values=cache, use_cache=True)
         tokens = [expected.sequences[0, inputs["input_ids"].shape[1]]]
         logits = [out.logits[:, -1]]
-        for step in range(1, 5):
+        for step in range(1, NEW):
             out = c.model(input_ids=tokens[-1].view(1, 1), past_key_values=cache, use_cache=True)
             logits.append(out.logits[:, -1])
             tokens.append(expected.sequences[0, inputs["input_ids"].shape[1] + step])
@@ -379,7 +380,7 @@ def test_the_trace_prints_and_counts():
     out, run = answer(c, inputs)
     text = str(run.trace)
     assert "48 visual tokens (6x8)" in text and "T_eq" in text
-    prefill = sum(layer.keys[:, :, : -4 or None].numel() * 2 * 4 for layer in out.past_key_values.layers)
+    prefill = sum(layer.keys[:, :, : 1 - NEW].numel() * 2 * 4 for layer in out.past_key_values.layers)
     assert run.trace.kv_bytes == prefill
     assert run.trace.prefill_ms > run.trace.selection_ms > 0 and run.trace.vision_ms > 0
     assert sights_of(run, inputs)[0].columns.sum() == 12 + inputs["input_ids"].shape[1] - 48

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from foveate import compress
+from foveate.masked import sights_of
 from foveate.methods.aim import Aim
 from foveate.ops.schedule import AimSchedule
-from foveate.testing import sights_of
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "aim.json").read_text())["e2e"]["e1_tiny_qwen2_prefill"]
 

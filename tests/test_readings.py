@@ -25,7 +25,7 @@ from foveate.pieces import (
     VisionReceived,
 )
 from foveate.plan import Layer, Projector, Step, Vision, make_plan
-from foveate.testing import Case, generate, removal_equals_masking, tiny
+from foveate.testing import NEW, Case, generate, removal_equals_masking, tiny
 from foveate.tokens import Grid
 
 QWEN, LLAVA, ONEVISION = (
@@ -388,7 +388,7 @@ def test_a_distance_bias_decodes_as_it_forces(family):
     if "mm_token_type_ids" in full:
         full["mm_token_type_ids"] = torch.cat([full["mm_token_type_ids"], torch.zeros_like(new).int()], 1)
     with compress(model, method):
-        forced = model(**full, logits_to_keep=6).logits[:, :-1]
+        forced = model(**full, logits_to_keep=NEW + 1).logits[:, :-1]
     torch.testing.assert_close(torch.stack(out.logits, 1), forced, atol=2e-4, rtol=1e-3)
 
 
@@ -409,7 +409,7 @@ def test_words_of_any_method_can_be_swapped_by_name():
     method = get_method("fastv", score="random", merge="nearest-mean", keep=0.3)
     assert isinstance(method, With)
     (step,) = method.steps(LLAVA.shape(model.config))
-    assert step.words() == ("layer 2", "0.3", "Random(seed=0)", "TopK()", "NearestMean()")
+    assert step.words() == ("layer 2", "0.3", "Random(seed=0)", "TopK()", "NearestMean(metric=None)")
     with compress(model, "divprune", select="even-grid", keep=0.5) as run:
         generate(model, LLAVA.tiny_inputs(model, [[(4, 4)]]))
     assert run.trace.cuts[0].reduction.kept[0].numel() == 8

@@ -228,7 +228,7 @@ def _row(value: Any, i: int) -> Any:
         where=value.where[i : i + 1],
         size=value.size[i : i + 1],
         signal=lambda reading: value.signal(reading)[i : i + 1],
-        text=None if text is None else lambda: text()[i : i + 1],
+        text=None if text is None else lambda *reading: text(*reading)[i : i + 1],
     )
 
 

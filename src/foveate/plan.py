@@ -345,7 +345,7 @@ def _check_reading(reading: Reading, at: Site, shape: ModelShape) -> None:
 def make_plan(
     steps: Iterable[Step], shape: ModelShape, grid: Grid | Sequence[Grid], images: Sequence[int] | None = None
 ) -> Plan:
-    """Resolve steps for one prompt with these grids; counts are exact, and of adaptive steps the upper bound.
+    """Resolve steps for one prompt with these grids; counts are exact, of adaptive steps what their budgets expect.
 
     `images` says which image each grid is a view of; by default every grid is an image of its own.
     """

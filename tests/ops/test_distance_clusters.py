@@ -63,6 +63,18 @@ def test_the_cutoff_is_the_smallest_that_gives_so_many():
     assert merged.kept[0].tolist() == walk(u @ u.T, smaller + 2**-11)
 
 
+def test_what_was_left_out_joins_within_reach_of_the_cutoff():
+    x, pool = points(b=1, n=60), torch.arange(0, 60, 2)[None]
+    u = unit(x)[0]
+    merged = op.distance_clusters(x, x, pool, 20, reach=1.5)
+    cosine = u[pool[0]] @ u[pool[0]].T
+    cutoff = next(c for c in torch.linspace(0, 2, 4001).tolist() if len(walk(cosine, c)) <= 20)
+    distance = 1 - (u @ u[merged.kept[0]].T).amax(1)[1::2]
+    joins = merged.source[0, 1::2] >= 0
+    assert joins.any() and not joins.all()
+    assert distance[joins].max() <= 1.5 * (cutoff + 0.001) and distance[~joins].min() > 1.5 * (cutoff - 0.001)
+
+
 def test_equal_tokens_still_give_the_count():
     merged = op.distance_clusters(torch.ones(1, 6, 3), torch.ones(1, 6, 3), torch.arange(6)[None], 4, reach=1.5)
     assert merged.kept[0].tolist() == [0, 1, 2, 3]

@@ -5,18 +5,25 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from foveate.ops import (
+    aggregate,
     attention,
     cluster,
     collapse,
     complexity,
+    coverage,
+    dedup,
     distance_clusters,
+    dpp,
     frames,
+    groups,
     linkage,
     merge,
     pivots,
     quadtree,
+    quota,
     recycle,
     representative,
+    residual,
     select,
     sums,
     temporal,
@@ -30,6 +37,22 @@ CALLS = {
     "pagerank_all": lambda q, k, x, kept, some: attention.pagerank(q, k, 0.5, causal=False, chunk=5),
     "top_k": lambda q, k, x, kept, some: select.top_k(x[..., 0], 3),
     "max_min": lambda q, k, x, kept, some: select.max_min(x, 3),
+    "max_min_seeded": lambda q, k, x, kept, some: select.max_min(x, 5, seeds=kept),
+    "tiered_top_k": lambda q, k, x, kept, some: select.tiered_top_k(kept.new_zeros(2, 12), x[..., 0], 3),
+    "coverage": lambda q, k, x, kept, some: coverage.coverage(
+        [coverage.each_other(x, 0.2), coverage.by_tokens(x[:, :2], x, 0.1)], 3, x[..., 0]
+    ),
+    "dpp": lambda q, k, x, kept, some: dpp.dpp(x, 3, x[..., 0]),
+    "dedup": lambda q, k, x, kept, some: dedup.dedup(x, kept.new_zeros(2, 12), 3, 2),
+    "largest_remainder": lambda q, k, x, kept, some: quota.largest_remainder(x[..., 0], 3, kept.new_zeros(2, 12), 1),
+    "top_in_groups": lambda q, k, x, kept, some: groups.top_in_groups(
+        x[..., 0], kept.new_zeros(2, 12), kept.new_zeros(2, 12), 3
+    ),
+    "local_variance": lambda q, k, x, kept, some: groups.local_variance(x, 5),
+    "principal_groups": lambda q, k, x, kept, some: groups.principal_groups(x, 3),
+    "reconstruction_error": lambda q, k, x, kept, some: residual.reconstruction_error(x, residual.far_apart(x, 3)),
+    "attention_sum": lambda q, k, x, kept, some: aggregate.attention_sum(x, kept, x[..., 0], x, 2),
+    "neighbourhood_mean": lambda q, k, x, kept, some: aggregate.neighbourhood_mean(x, kept, some, x[..., :3], x, 2.0),
     "density_peaks": lambda q, k, x, kept, some: cluster.density_peaks(x, 3),
     "assign_nearest": lambda q, k, x, kept, some: cluster.assign_nearest(x, kept, receives=some),
     "complexity": lambda q, k, x, kept, some: complexity.complexity(x),

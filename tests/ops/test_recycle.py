@@ -21,7 +21,7 @@ def test_of_576_tokens_300_are_291_and_nine_clusters_of_86():
 
 
 def test_clusters_are_means_of_the_nearest_pooled_tokens():
-    x = torch.randn(2, 30, 7, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 30, 7, generator=torch.Generator().manual_seed(0)) + torch.linspace(0, 3, 30)[:, None]
     stay, pool = torch.tensor([[3, 17], [0, 29]]), torch.tensor([[9, 1, 4, 22, 8, 13], [2, 5, 7, 11, 20, 21]])
     merged = recycle(x, stay, pool, 3)
     for b in range(2):

@@ -183,6 +183,7 @@ def test_basis_tokens_stay_and_so_do_those_they_cannot_explain():
     x = torch.cat([torch.eye(4)[[0, 2, 1, 3, 0, 1]], torch.zeros(2, 4), 10 * torch.eye(4)[:2]])[None]
     t = tokens(Grid(1, 1, 10), b=1, d=4, signals={Features(): x})
     assert Unexplained(2)(t, None, 4).kept.tolist() == [[1, 3, 8, 9]]
+    assert Unexplained(2)(t, None, 2).kept.tolist() == [[8, 9]]
     assert Unexplained(2)(t, None, 1).kept.shape == (1, 1)
     assert torch.equal(Unexplained(3, None)(t, None, 5).kept, Unexplained(3)(_as_features(t), None, 5).kept)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..errors import InvalidValue
 from ..method import Card, Method
 from ..pieces import AnchorFrames, Change, PerFrame, ReleasedWindows, Select
 from ..pieces.base import Budget
@@ -41,6 +42,8 @@ class DyCoke(Method):
 
     def steps(self, model: ModelShape) -> Iterator[Step]:
         select: Select = PerFrame(AnchorFrames(4))
-        if self.faithful and not isinstance(self.keep, Budget):
+        if self.faithful:
+            if isinstance(self.keep, Budget):
+                raise InvalidValue("the counts of the released code follow a number: give keep one, or faithful=False")
             select = ReleasedWindows(min(1.0, 4 / 3 * (1 - self.keep)))
         yield Step(Projector(), self.keep, Change(window=4), select, positions="compact")

@@ -32,7 +32,7 @@ class DyToK(Method):
         venue="NeurIPS 2025",
         signals=("attention of the last prompt token",),
         modality=("video",),
-        checked=("brute force of weights and budgets",),
+        checked=("budgets against the attention of eager transformers",),
         deviations=(
             "one pass: frames are weighed by the layers before the cut, and tokens leave at it; the paper runs a small "
             "second model on all tokens, reads its last third of layers, and cuts before the language model",

@@ -26,7 +26,7 @@ class VCast(Method):
         venue="arXiv 2026",
         signals=("features",),
         modality=("video",),
-        checked=("brute force of curvature, budgets and score",),
+        checked=("brute force of curvature and score", "budgets of a video that turns once"),
         deviations=(
             "what a full frame cannot take goes to the others in proportion, not token by token",
             "an image is one frame: the released code passes it over",

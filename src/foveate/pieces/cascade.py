@@ -95,6 +95,10 @@ class MergeThenPrune(Score):
     def reads(self) -> tuple[Reading, ...]:  # type: ignore[override]
         return self.merging.reads + self.pruning.reads
 
+    @property
+    def needs_text(self) -> bool:  # type: ignore[override]
+        return self.merging.needs_text or self.pruning.needs_text
+
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
         return self.pruning(tokens) if self.rule.phase(tokens) == "prune" else self.merging(tokens)
 

@@ -36,7 +36,7 @@ class Piece(ABC):
 
     @abstractmethod
     def flops(self, of: Extent) -> int:
-        """FLOPs of its own matmuls for one row, 2 per multiply-add: what torch's FlopCounterMode sees when it is called.
+        """FLOPs of its own matmuls for one row, 2 per multiply-add: what torch's FlopCounterMode sees in a call.
 
         What it only asks for (a reading) counts itself; a piece made of pieces adds up theirs.
         """

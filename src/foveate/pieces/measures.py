@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..ops.complexity import complexity
 from ..tokens import VisualTokens
-from .base import Extent, Measure
+from .base import Measure
+from .extent import Extent
 
 
 @dataclass(frozen=True)

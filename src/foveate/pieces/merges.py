@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..ops import merge as op
 from ..tokens import Reduction, VisualTokens
-from .base import Extent, Merge, Reading, Selection
+from .base import Merge, Reading, Selection
+from .extent import Extent
 from .readings import Keys
 from .selects import cells
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import InvalidValue, UnsupportedInput
 from ..ops import attention as op
-from .base import Extent, Reading
+from .base import Reading
+from .extent import Extent
 from .seen import Attention, Raters
 
 Place = Literal["previous", "next"]

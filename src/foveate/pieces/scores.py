@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from ..tokens import VisualTokens
-from .base import Extent, Reading, Score
+from .base import Reading, Score
+from .extent import Extent
 from .readings import LastQuery
 
 

@@ -14,7 +14,8 @@ from ..ops.cluster import density_peaks
 from ..ops.merge import window_mean
 from ..ops.select import evenly, grid_points, max_min, max_min_flops, tiered_top_k, top_k
 from ..tokens import Grid, VisualTokens
-from .base import Completing, Extent, Select, Selection
+from .base import Completing, Select, Selection
+from .extent import Extent
 
 Scores = Float[Tensor, "B N"] | None
 

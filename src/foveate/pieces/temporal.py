@@ -119,6 +119,10 @@ class SinkFree(Score):
     def reads(self) -> tuple[Reading, ...]:  # type: ignore[override]
         return self.score.reads
 
+    @property
+    def needs_text(self) -> bool:  # type: ignore[override]
+        return self.score.needs_text
+
     def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
         frames, score = frames_of(tokens), self.score(tokens)
         return score - self.weight * op.sink_level(score, frames.place, frames.places, self.power)
