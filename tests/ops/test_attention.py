@@ -45,7 +45,7 @@ def padded(n=13):
 
 @pytest.fixture(params=[2**23, 100], ids=["one block", "many blocks"])
 def block(request, monkeypatch):
-    monkeypatch.setattr(attention, "BLOCK", request.param)
+    monkeypatch.setattr(attention, "BLOCK", {"cpu": request.param})
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -3,7 +3,7 @@
 All take q [B, H, Q, d] and k [B, Hk, L, d] where Hk divides H (grouped-query attention: the query heads that share a
 key head are stacked as rows, so keys are never repeated), and return float32 whatever the dtype. `scale` multiplies the
 logits. `valid` marks the real columns of a padded row: the others get no attention. A row of which every key is masked
-contributes zeros, never NaN. Softmax runs in blocks of heads of about 32 MB, so memory grows with chunk x L.
+contributes zeros, never NaN. Softmax runs in blocks of heads of 2 MB (CPU) or 32 MB, so memory grows with chunk x L.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 
-BLOCK = 2**23
-"""Logits computed at a time where one head of one chunk allows it: 32 MB in float32."""
+BLOCK = {"cpu": 2**19}
+"""Logits computed at a time, by the device, where one head of one chunk allows it: 2 MB in float32, which a CPU's cache
+still holds (more takes twice as long); see ROOM for others."""
+ROOM = 2**23
+"""The same for devices that BLOCK does not name: 32 MB, so that there are few kernels to launch."""
 
 
 def rows_attention(
@@ -94,7 +97,7 @@ def _of_rows(
     groups = _groups(q, k)
     b, h, _, d = q.shape
     chunk = min(256, max(1, rows.shape[1]))
-    for heads, keys in _head_blocks(b, h, groups, chunk, k.shape[2]):
+    for heads, keys in _head_blocks(k.device, b, h, groups, chunk, k.shape[2]):
         kk = k[:, keys].float()
         for start in range(0, rows.shape[1], chunk):
             part = slice(start, start + chunk)
@@ -148,7 +151,7 @@ def last_query_attention(
     groups = _groups(q, k)
     b, h = q.shape[:2]
     paid = q.new_zeros(b, h, k.shape[2], dtype=torch.float32)
-    for heads, keys in _head_blocks(b, h, groups, 1, k.shape[2]):
+    for heads, keys in _head_blocks(k.device, b, h, groups, 1, k.shape[2]):
         logits = _logits(q[:, heads, -1:].float() * scale, k[:, keys].float())
         paid[:, heads] = _softmax_(_mask_(logits, valid))[:, :, 0]
     return paid.mean(1)
@@ -169,7 +172,7 @@ def pooled_query_attention(
     b, h, n, d = q.shape
     share = (members / members.sum(1, keepdim=True).clamp(min=1))[:, None, :, None]
     paid = q.new_zeros(b, h, n, dtype=torch.float32)
-    for heads, keys in _head_blocks(b, h, groups, d, n):
+    for heads, keys in _head_blocks(k.device, b, h, groups, d, n):
         mean = (q[:, heads].float() * share).sum(2, keepdim=True)
         logits = _logits(mean * scale, k[:, keys].float())
         paid[:, heads] = _softmax_(_mask_(logits, members))[:, :, 0]
@@ -196,7 +199,7 @@ def received_attention(
     rows = q.new_ones(b, n, dtype=torch.bool) if valid is None else valid
     weight = rows / rows.sum(1, keepdim=True).clamp(min=1)
     received = q.new_zeros(b, h, n, dtype=torch.float32)
-    for heads, keys in _head_blocks(b, h, groups, min(chunk, n), n):
+    for heads, keys in _head_blocks(k.device, b, h, groups, min(chunk, n), n):
         qq, kk = q[:, heads], k[:, keys].float()
         for start in range(0, n, chunk):
             stop = min(start + chunk, n)
@@ -232,7 +235,7 @@ def pagerank(
     Under `causal` mass only moves to earlier columns, so that the chunks can be walked once, from the last to the
     first, with all iterations at each: logits are computed once, and the columns after a chunk never. Otherwise each
     iteration is one pass. Cost: L x L x H x d (half of it under causal; times `iterations` without); memory: one block
-    of about 32 MB, or B x chunk x L where that is more. The released code takes 16 x H x N^2 bytes.
+    of logits, or B x chunk x L where that is more. The released code takes 16 x H x N^2 bytes.
 
     Raises InvalidValue for temperature <= 0, iterations < 1, damping outside [0, 1), chunk < 1 or Hk not dividing H.
     Source: AIM (arXiv 2412.03248) as released; its paper prints neither the temperature nor the head aggregation.
@@ -244,7 +247,7 @@ def pagerank(
     uniform = _uniform(b, n, valid, q.device)
     walk = _walk_once if causal else _walk_again
     rank = q.new_zeros(b, h, n, dtype=torch.float32)
-    for heads, keys in _head_blocks(b, h, groups, min(chunk, n), n):
+    for heads, keys in _head_blocks(k.device, b, h, groups, min(chunk, n), n):
         qq, kk = q[:, heads], k[:, keys].float()
         rank[:, heads] = walk(qq, kk, scale / temperature, valid, uniform, iterations, damping, chunk)
     return rank.square().mean(1).sqrt()
@@ -377,9 +380,11 @@ def _uniform(b: int, n: int, valid: Bool[Tensor, "B N"] | None, device: torch.de
     return valid / valid.sum(1, keepdim=True).clamp(min=1)
 
 
-def _head_blocks(b: int, h: int, groups: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of query heads, each with its key heads, of about BLOCK logits: whole groups, or a part of one group."""
-    fit = max(1, BLOCK // (b * rows * columns))
+def _head_blocks(
+    device: torch.device, b: int, h: int, groups: int, rows: int, columns: int
+) -> Iterator[tuple[slice, slice]]:
+    """Slices of query heads, each with its key heads, of about a block of logits: whole groups, or part of one."""
+    fit = max(1, BLOCK.get(device.type, ROOM) // (b * rows * columns))
     if fit >= groups:
         step = fit // groups
         for key in range(0, h // groups, step):
