@@ -24,6 +24,9 @@ BLIND = {
     "dtd": "change over time",
     "dycoke": "change over time",
     "vtw": "nothing: it keeps all, then none",
+    "tome": "representatives: the needle is merged, not dropped",
+    "v2drop": "change between layers, down to one token",
+    "transprune": "transitions, which small objects hardly make in this model",
 }
 
 
