@@ -24,6 +24,7 @@ PROCESSOR_SETTINGS = (
     "vision_feature_select_strategy",
     "num_additional_image_tokens",
     "num_image_tokens",
+    "image_seq_length",
     "vision_aspect_ratio",
 )
 #: Bytes of a decoded picture beyond which a file is refused: 20,000 x 20,000 in RGB still opens.
@@ -98,11 +99,11 @@ def example() -> tuple[Path, str]:
 def planned_grids(path: str | Path | None, config: Any, height: int, width: int, frames: int = 0) -> tuple[Grid, ...]:
     """The grids that an image (frames = 0) or video of this size becomes, as the checkpoint's processor resizes it."""
     family = family_of(config)
+    kind: Kind = "video" if frames else "image"
     try:
-        limits = _processor_names(str(path or embedded_model_path()))
+        limits = _processor_names(str(path or embedded_model_path()), kind)
     except OSError:
         limits = {}
-    kind: Kind = "video" if frames else "image"
     return family.planned(config, kind, height, width, frames or 1, limits)
 
 
@@ -151,16 +152,19 @@ def _images_only_processor(path: str) -> Any:
     )
 
 
-def _processor_names(path: str) -> dict[str, Any]:
-    """What the checkpoint's processor files say of classes and settings, the newer file first."""
+def _processor_names(path: str, kind: Kind = "image") -> dict[str, Any]:
+    """What the checkpoint's processor files say of classes, and of settings for images or videos; newer files win."""
     from transformers.utils import cached_file
 
     found: dict[str, Any] = {}
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    names = ["preprocessor_config.json", "processor_config.json"]
+    if kind == "video":
+        names.insert(1, "video_preprocessor_config.json")
+    for name in names:
         file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
         if file:
             content = json.loads(Path(file).read_text())
-            found |= content.get("image_processor", {}) | content
+            found |= content.get(f"{kind}_processor", {}) | content
     if "processor_class" not in found or "image_processor_type" not in found:
         raise OSError("its processor files name no processor_class and image_processor_type")
     return found

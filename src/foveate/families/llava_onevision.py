@@ -78,8 +78,7 @@ class LlavaOnevision(Family):
         )  # fmt: skip
         config = LlavaOnevisionConfig(
             text_config=Qwen2Config(**TEXT | text), vision_config=vision_config, image_token_index=IMAGE,
-            video_token_index=VIDEO,
-            image_grid_pinpoints=[[70, 70], [70, 140], [140, 70], [140, 140]],
+            video_token_index=VIDEO, image_grid_pinpoints=[[70, 70], [70, 140], [140, 70], [140, 140]],
         )  # fmt: skip
         with seeded(seed):
             return LlavaOnevisionForConditionalGeneration(config).eval()

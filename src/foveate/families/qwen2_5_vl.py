@@ -70,8 +70,7 @@ class Qwen25VL(Family):
         text_config = TEXT | qwen.tiny_rope() | text
         vision_config = dict(
             depth=4, hidden_size=32, intermediate_size=64, num_heads=2, patch_size=4, window_size=16,
-            fullatt_block_indexes=[1, 3],
-            out_hidden_size=text_config["hidden_size"],
+            fullatt_block_indexes=[1, 3], out_hidden_size=text_config["hidden_size"],
         )  # fmt: skip
         config = Qwen2_5_VLConfig(
             text_config=text_config, vision_config=vision_config,
