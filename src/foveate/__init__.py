@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .compose import TwoStage, With
     from .engine.run import attach, compress
     from .errors import FoveateError
+    from .evaluate.accuracy import CompressionMetrics, evaluate_compression
     from .loading import load
     from .method import Card, Method, all_methods, get_method
     from .plan import make_plan, solve
@@ -23,6 +24,8 @@ _HOME = {
     "attach": "engine.run",
     "Card": "method",
     "compress": "engine.run",
+    "CompressionMetrics": "evaluate.accuracy",
+    "evaluate_compression": "evaluate.accuracy",
     "FoveateError": "errors",
     "get_method": "method",
     "load": "loading",
@@ -35,6 +38,7 @@ _HOME = {
 
 __all__ = [
     "Card",
+    "CompressionMetrics",
     "FoveateError",
     "Method",
     "TwoStage",
@@ -42,6 +46,7 @@ __all__ = [
     "all_methods",
     "attach",
     "compress",
+    "evaluate_compression",
     "get_method",
     "load",
     "make_plan",

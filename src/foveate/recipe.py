@@ -24,7 +24,10 @@ def _versions() -> dict[str, str]:
 
 
 class Recipe(BaseModel):
-    """What was run. `settings` holds every field of the method; objects in it are written {name, fields}."""
+    """What was run. `settings` holds every field of the method; objects in it are written {name, fields}.
+
+    `evidence` is what was measured with it, where a search or an evaluation wrote it.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,6 +39,7 @@ class Recipe(BaseModel):
     prompt: str | None = None
     images: list[str] = Field(default_factory=list)
     max_new_tokens: int | None = Field(default=None, ge=1)
+    evidence: dict[str, Any] | None = None
     versions: dict[str, str] = Field(default_factory=_versions)
 
     @classmethod

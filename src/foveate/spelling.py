@@ -97,6 +97,10 @@ def settings(cls: type[Method], given: dict[str, Any], words: dict[str, Any]) ->
         words["importance"] = _named(pieces_named(Score), "importance", words["importance"])()
     if isinstance(words.get("bias"), str):
         words["bias"] = _named(pieces_named(Bias), "bias", words["bias"])()
+    if isinstance(words.get("base"), str):
+        from .method import get_method
+
+        words["base"] = get_method(words["base"])
     if isinstance(words.get("schedule"), str):
         schedule = _named(SCHEDULES, "schedule", words["schedule"])
         if schedule is Explicit:

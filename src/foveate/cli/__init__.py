@@ -10,9 +10,18 @@ import typer
 
 from .. import __version__
 from ..errors import FoveateError
+from .bench import bench
+from .compare import compare
+from .cost import app as cost
+from .eval import evaluate
+from .fidelity import fidelity
 from .listing import methods, models
+from .new_method import new_method
+from .papers import papers
 from .plan import plan
+from .report import report
 from .run import run
+from .tune import tune
 
 app = typer.Typer(
     help="Compress the visual tokens of vision-language models, without training.",
@@ -31,8 +40,31 @@ app.command(
     epilog=_examples("run", 'run photo.jpg -p "What is on the sign?" --method visionzip --keep 0.25 --overlay kept.png')
 )(run)
 app.command(epilog=_examples("plan aim --image-size 672x448", "plan fastv --t-eq 64 --json"))(plan)
-app.command(epilog=_examples("methods", "methods aim"))(methods)
+app.command(epilog=_examples("methods --stage projector", "methods aim"))(methods)
 app.command(epilog=_examples("models", "models --json"))(models)
+app.command(epilog=_examples("papers flash --modality video", "papers --training-free --year 2026"))(papers)
+app.command("new-method", epilog=_examples("new-method loudest", "new-method loudest --into my_package --package"))(
+    new_method
+)
+app.command("eval", epilog=_examples("eval embedded --limit 50", "eval embedded --method visionzip --keep 0.1 --json"))(
+    evaluate
+)
+app.command(epilog=_examples("bench --keep 0.25,0.1 --batch 1,4", "bench --synthetic 896x896 --methods aim,visionzip"))(
+    bench
+)
+app.command(
+    epilog=_examples("fidelity --samples 20", 'fidelity photos -p "What is this?" --method fastv --keep 0.5,0.25')
+)(fidelity)
+app.command(epilog=_examples("compare --samples 70", "compare --methods divprune,fastv --t-eq 64 --judge fidelity"))(
+    compare
+)
+app.command(
+    epilog=_examples("report studies/compare-20261124-150349 -o report.html", "report bench eval -o both.html")
+)(report)
+app.add_typer(cost, name="cost")
+app.command(
+    epilog=_examples("tune --limit 100 --trials 20", 'tune --target "accuracy>=0.95" --minimise prefill_ms --workers 1')
+)(tune)
 
 
 @app.callback(invoke_without_command=True)

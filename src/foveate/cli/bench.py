@@ -9,6 +9,7 @@ import typer
 from ..errors import InvalidValue
 from . import measuring as m
 from . import options as o
+from .report import Report, add_report
 from .show import out, size
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def bench(
     attn: m.Attn = None,
     study: m.Folder = None,
     resume: m.Resume = None,
+    report: Report = None,
     as_json: o.Json = False,
 ) -> None:
     """Time and count methods at equal T_eq, beside the uncompressed model, random, uniform, pool, smaller pictures and
@@ -58,6 +60,7 @@ def bench(
 
     where, result = m.measured(context, "bench", resume, study, asked, _work)
     m.refuse_nothing(result.costs, result.missing)
+    add_report(report, where)
     if as_json:
         m.print_json(where, {"costs": result.costs, "rows": list(result.rows)}, result.missing, result.broken)
     else:

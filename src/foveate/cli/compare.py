@@ -12,6 +12,7 @@ import typer
 from ..errors import unknown_name
 from . import measuring as m
 from . import options as o
+from .report import Report, add_report
 from .show import out
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def compare(
     attn: m.Attn = None,
     study: m.Folder = None,
     resume: m.Resume = None,
+    report: Report = None,
     as_json: o.Json = False,
 ) -> None:
     """Rank methods at equal T_eq by accuracy or fidelity, time them, and find those that nobody beats.
@@ -65,6 +67,7 @@ def compare(
 
     where, result = m.measured(context, "compare", resume, study, asked, _work)
     m.refuse_nothing(result.entries, result.missing)
+    add_report(report, where)
     if as_json:
         found = {"judge": result.judge, "entries": [asdict(e) for e in result.entries]}
         m.print_json(where, found, result.missing, result.broken)

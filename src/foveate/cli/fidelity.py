@@ -9,6 +9,7 @@ import typer
 
 from . import measuring as m
 from . import options as o
+from .report import Report, add_report
 from .show import out
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def fidelity(
     attn: m.Attn = None,
     study: m.Folder = None,
     resume: m.Resume = None,
+    report: Report = None,
     as_json: o.Json = False,
 ) -> None:
     """Compare next-token distributions with those of the uncompressed model, over its own answers to your questions.
@@ -60,6 +62,7 @@ def fidelity(
 
     where, result = m.measured(context, "fidelity", resume, study, asked, _work)
     m.refuse_nothing(result.cells, result.missing)
+    add_report(report, where)
     if as_json:
         m.print_json(where, {"cells": [asdict(c) for c in result.cells]}, result.missing, result.broken)
     else:

@@ -55,7 +55,7 @@ Folder = Annotated[Path | None, typer.Option("--study", help="Folder to write to
 Resume = Annotated[Path | None, typer.Option(metavar="STUDY", help="Go on with a study that was stopped.")]
 
 #: options that may stand beside --resume
-BESIDE_RESUME = ("resume", "as_json")
+BESIDE_RESUME = ("resume", "as_json", "report")
 
 
 @dataclass(frozen=True)

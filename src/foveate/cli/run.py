@@ -53,7 +53,7 @@ def run(
         from ..recipe import Recipe
 
         pictures, names, question = _question(images, prompt, no_image, used)
-        _quiet()
+        quiet()
         model, dtype = model or used.get("model"), dtype or used.get("dtype", "auto")
         loaded = load(model, dtype=dtype, device=device, attn_implementation=attn)
         inputs = prepare(loaded, question, pictures)
@@ -120,7 +120,7 @@ def _question(
     return pictures, [] if paths == [shipped] else [str(p) for p in paths], prompt
 
 
-def _quiet() -> None:
+def quiet() -> None:
     from transformers.utils import logging
 
     logging.set_verbosity_error()

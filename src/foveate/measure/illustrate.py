@@ -88,7 +88,10 @@ def _spread(total: int) -> list[int]:
 
 
 def _overlays(loaded: Loaded, opened: Opened, cells: Sequence[Cell]) -> list[Row]:
-    grids = visual_grids(loaded, inputs_of(loaded, [opened]))
+    try:
+        grids = visual_grids(loaded, inputs_of(loaded, [opened]))
+    except Exception:  # a sample that cannot be asked is counted as broken in the study's own rows
+        return []
     rows = []
     for cell in cells:
         settings: dict[str, Any] = {}
