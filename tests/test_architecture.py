@@ -17,6 +17,13 @@ ALLOWED = {
     "families": {"plan", "families"},
     "engine": {"ops", "pieces", "plan", "method", "families", "engine"},
 }
+# what stands on all that may not reach up, or aside
+FORBIDDEN = {
+    "cost": {"engine", "measure", "evaluate", "report", "cli"},
+    "measure": {"evaluate", "report", "cli"},
+    "evaluate": {"report", "cli"},
+    "report": {"ops", "pieces", "methods", "families", "engine", "cli"},
+}
 
 
 def imported(path):
@@ -34,6 +41,12 @@ def imported(path):
 def test_arrows_point_one_way(path):
     allowed = ALLOWED[path.parent.name] | {"errors", "tokens"}
     assert set(imported(path)) <= allowed
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_no_arrow_points_up(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not set(imported(path)) & FORBIDDEN[folder], path
 
 
 @pytest.mark.parametrize("folder", ["ops", "pieces", "methods"])

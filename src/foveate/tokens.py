@@ -109,7 +109,15 @@ class VisualTokens:
             assert text is not None, "there is no text"
             return text if reading is None else (text_signals or {})[reading]
 
-        return cls(x, grid, where, torch.ones(b, n, device=x.device), read, text=None if text is None else words, grids=grids or (grid,))
+        return cls(
+            x,
+            grid,
+            where,
+            torch.ones(b, n, device=x.device),
+            read,
+            text=None if text is None else words,
+            grids=grids or (grid,),
+        )
 
     @property
     def is_whole(self) -> bool:

@@ -9,8 +9,18 @@ No weights, no GPU; torch is imported for methods only, transformers for hub ids
 
 from .estimate import estimate
 from .ledger import AimParameters
-from .profile import analyze_model
+from .profile import analyze_model, llm_viewer
+from .published import published
 from .report import CostReport
 from .tokens import Inputs, Video
 
-__all__ = ["AimParameters", "CostReport", "Inputs", "Video", "analyze_model", "estimate"]
+__all__ = [
+    "AimParameters",
+    "CostReport",
+    "Inputs",
+    "Video",
+    "analyze_model",
+    "estimate",
+    "llm_viewer",
+    "published",
+]

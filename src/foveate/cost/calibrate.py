@@ -30,12 +30,16 @@ from .roofline import Roofline
 from .tokens import Prompt
 
 DTYPES: dict[OperandType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+#: the least time given to each figure
+BUDGET_S = 0.1
 ROWS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048)
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 #: hidden width, layers, tokens of the decoders from which elementwise operations are told
 DECODERS = ((512, 4, 64), (512, 4, 256), (1024, 2, 256), (1024, 2, 1024), (2048, 2, 1024), (2048, 2, 2048))
 #: bytes of weights that no cache holds
 COLD = 256 << 20
+#: numbers that are copied to learn the bandwidth
+STREAM = 64 << 20
 WIDTHS = ((512, 512), (1024, 1024), (1024, 4096), (4096, 1024), (2048, 2048), (2048, 8192))
 
 
@@ -72,13 +76,11 @@ def calibrate(
     dtype: str = "fp32",
     name: str | None = None,
     *,
-    budget_s: float = 0.1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Hardware:
     """Measure this device and return its entry: the peaks of its data sheet where it is known, else what was reached.
 
-    budget_s  the least time given to each figure
-    clock     what counts as time; `time.thread_time`, with one thread, is robust where others use the machine
+    clock  what counts as time; `time.thread_time`, with one thread, is robust where others use the machine
 
     Raises InvalidValue for a device or type that is not there.
     """
@@ -87,7 +89,7 @@ def calibrate(
     if chosen is None:
         raise unknown_name("dtype to measure", dtype, DTYPES)
     with torch.inference_mode():
-        return _measured(place, chosen, name or place.type, Stopwatch(place, budget_s, clock))
+        return _measured(place, chosen, name or place.type, Stopwatch(place, BUDGET_S, clock))
 
 
 def _measured(device: torch.device, dtype: OperandType, name: str, watch: Stopwatch) -> Hardware:
@@ -150,7 +152,7 @@ def _attention(watch: Stopwatch, device: torch.device, kind: torch.dtype, n: int
 
 
 def _copy(watch: Stopwatch, device: torch.device) -> float:
-    big = torch.ones(64 << 20, device=device)
+    big = torch.ones(STREAM, device=device)
     other = torch.ones_like(big)
     return 2 * big.nbytes / watch(lambda: other.copy_(big))
 

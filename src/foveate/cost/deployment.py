@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import InvalidValue
 from .arch import Arch
@@ -43,15 +43,16 @@ class Deployment:
         a_bits: int | None = None,
         kv_bits: int | None = None,
         tp: int = 1,
-        attention: Kernel = "fused",
+        attention: str = "fused",
     ) -> Deployment:
         """From names, as `estimate` takes them."""
         arch = config if isinstance(config, Arch) else arch_of(config)
         device = hardware if isinstance(hardware, Hardware) else get_hardware(hardware, hardware_file)
-        if attention not in ("fused", "eager"):
+        kernel = next((k for k in get_args(Kernel) if k == attention), None)
+        if kernel is None:
             raise InvalidValue(f"attention is 'fused' or 'eager', got {attention!r}")
         precision = Precision.of(device, dtype, w_bits, a_bits, kv_bits)
-        return cls(arch, Roofline(device, precision, Parallel.of(arch, tp, device), attention))
+        return cls(arch, Roofline(device, precision, Parallel.of(arch, tp, device), kernel))
 
     @property
     def memory(self) -> MemoryModel:

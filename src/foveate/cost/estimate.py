@@ -12,7 +12,6 @@ from .deployment import Deployment
 from .hardware import Hardware
 from .ledger import AimParameters, Compression, ledger_of, ledgers_of, method_of
 from .report import CostReport
-from .roofline import Kernel
 from .tokens import Inputs, prompt_of
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def estimate(
     a_bits: int | None = None,
     kv_bits: int | None = None,
     tp: int = 1,
-    attention: Kernel = "fused",
+    attention: str = "fused",
 ) -> CostReport:
     """FLOPs, bytes, milliseconds and gigabytes of a prompt, part by part, with a method and without.
 

@@ -14,6 +14,7 @@ from ...plan import ModelShape, Step, check_steps
 from ..arch import Arch, Block
 from ..coefficients import layer_templates, outer_templates, step_templates, tower_templates, windows
 from ..deployment import Deployment
+from ..estimate import Resolved
 from ..hardware import all_hardware
 from ..hf import arch_of, bundled
 from ..ledger import ledger_of
@@ -31,7 +32,7 @@ OWN_SIDES = (8, 24, 72)
 OWN_FRAMES = (1, 8, 64)
 
 
-def page_data(deployment: Deployment, inputs: Inputs) -> dict[str, Any]:
+def page_data(deployment: Deployment, inputs: Inputs, method: Resolved = None) -> dict[str, Any]:
     """All of it; bundled models and the given one, every method whose counts follow from its steps alone."""
     archs = {name: arch_of(name) for name in bundled()} | {deployment.arch.name: deployment.arch}
     devices = all_hardware() | {deployment.roofline.hardware.name: deployment.roofline.hardware}
@@ -49,17 +50,20 @@ def page_data(deployment: Deployment, inputs: Inputs) -> dict[str, Any]:
             "cells": {name: {key: _own(arch, m) for key, m in methods.items()} for name, arch in archs.items()},
         },
         "titles": {name: m.card.title for name, m in methods.items()},
-        "start": _start(deployment, inputs),
+        "start": _start(deployment, inputs, method),
     }
 
 
-def _start(deployment: Deployment, inputs: Inputs) -> dict[str, Any]:
+def _start(deployment: Deployment, inputs: Inputs, method: Resolved) -> dict[str, Any]:
     """What the page shows at first."""
+    chosen = method.settings() | {"method": method.card.name} if isinstance(method, Method) else {}
+    keep = chosen.get("keep")
     width, height = inputs.images[0] if inputs.images else inputs.videos[0][1:3]
     return {
         "model": deployment.arch.name, "hardware": deployment.roofline.hardware.name, "width": width, "height": height,
         "count": max(1, len(inputs.images)), "frames": inputs.videos[0].frames if inputs.videos else 0,
         "text": inputs.text, "batch": inputs.batch, "new_tokens": inputs.new_tokens,
+        "method": chosen.get("method", ""), "keep": keep if isinstance(keep, float) else 0.25,
     }  # fmt: skip
 
 
@@ -107,15 +111,15 @@ def _flat(efficiency: Any) -> dict[str, Any]:
 
 
 def _plain(name: str, shapes: dict[int, ModelShape]) -> Method | None:
-    """The method, if its counts follow from fractions: a keep, and no selector that reaches certain counts only."""
+    """The method, if its counts follow from fractions on every model: a keep, and selectors that reach any count."""
     method = get_method(name)
     if "keep" not in method.settings():
         return None
-    for shape in shapes.values():
-        steps = method.replaced(keep=KEEPS[0]).steps(shape)
-        if any(type(step.select).possible is not Select.possible for step in steps):
-            return None
-    return method
+    try:
+        steps = [s for shape in shapes.values() for s in method.replaced(keep=KEEPS[0]).steps(shape)]
+    except FoveateError:
+        return None  # not for every model
+    return method if all(type(s.select).possible is Select.possible for s in steps) else None
 
 
 def _steps(method: Method, shape: ModelShape) -> dict[str, Any]:

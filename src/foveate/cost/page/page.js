@@ -64,7 +64,7 @@ function tiles(runs, setting) {
   const [[, first], [, whole] = []] = runs;
   const rows = [
     ["time to first token", (c) => c.ttft_ms, ms], ["FLOPs to first token", (c) => c.flops, flops],
-    ["visual tokens a layer (T_eq)", (c) => c.t_eq, (x) => fixed(x, 4)], ["KV cache", (c) => c.memory.kv, bytes],
+    ["T_eq, tokens a layer", (c) => c.t_eq, (x) => fixed(x, 4)], ["KV cache", (c) => c.memory.kv, bytes],
     ["peak memory", (c) => c.memory.peak, (x) => bytes(x) + (x <= USABLE * setting.hardware.memory ? "" : ", does not fit")],
   ];
   if (setting.newTokens > 1) rows.push(["whole answer", (c) => c.ttft_ms + c.decode_ms, ms]);
@@ -77,24 +77,21 @@ function tiles(runs, setting) {
 const gain = (before, after) => (after > 0 && Math.abs(before / after - 1) >= 0.005 ? `${fixed(before / after)}×` : "");
 
 function partBars(runs) {
-  const most = Math.max(...runs.map(([, c]) => c.ttft_ms)), width = 940, left = 110, room = width - left - 90;
-  const bars = runs.map(([name, c], i) => {
-    let x = left;
-    const y = 8 + 40 * i;
+  const most = Math.max(...runs.map(([, c]) => c.ttft_ms));
+  const bars = runs.map(([name, c]) => {
     const pieces = BEFORE_FIRST.map((part) => {
-      const w = (room * c.parts[part].ms) / most;
-      const rect = w ? `<rect x="${x}" y="${y}" width="${w}" height="28" fill="${colour(part)}"><title>${TITLES[part]}: ${ms(c.parts[part].ms)}</title></rect>` : "";
-      x += w;
-      return rect;
+      const t = c.parts[part].ms;
+      return t ? `<i style="width:${(100 * t) / most}%;background:${colour(part)}" title="${TITLES[part]}: ${ms(t)}"></i>` : "";
     });
-    return `<text x="${left - 8}" y="${y + 19}" text-anchor="end">${escape(name)}</text>${pieces.join("")}<text class="strong" x="${x + 6}" y="${y + 19}">${ms(c.ttft_ms)}</text>`;
+    return `<span>${escape(name)}</span><div class="bar">${pieces.join("")}</div><b>${ms(c.ttft_ms)}</b>`;
   });
-  return svg(width, 40 * runs.length + 8, bars.join("")) + legend(BEFORE_FIRST.filter((p) => runs.some(([, c]) => c.parts[p].ms)).map((p) => [p, TITLES[p]]));
+  const used = BEFORE_FIRST.filter((part) => runs.some(([, c]) => c.parts[part].ms));
+  return `<div class="bars">${bars.join("")}</div>${legend(used.map((part) => [part, TITLES[part]]))}`;
 }
 
 function layerBars(found, runs) {
   const depth = found.model.depth, times = runs.map(([, c]) => perLayer(c, depth));
-  const box = frame(520, 250, [0, depth], [0, Math.max(...times.flat()) * 1.08], "layer", "ms");
+  const box = frame(400, 260, [0, depth], [0, Math.max(...times.flat()) * 1.08], "layer", "ms");
   const bars = times[0].map((t, i) => {
     const title = `layer ${i}: ${runs[0][1].ledger.visual[i]} visual tokens, ${ms(t)}`;
     return `<rect x="${box.x(i + 0.1)}" y="${box.y(t)}" width="${box.x(0.8) - box.x(0)}" height="${box.y(0) - box.y(t)}" fill="${colour("prefill")}"><title>${title}</title></rect>`;
@@ -115,7 +112,7 @@ function sweep(setting, found) {
   if (!setting.method) return `<p class="quiet">Choose a method.</p>`;
   const times = DATA.keeps.map((_, keepIndex) => compressedCosts(DATA, { ...setting, keepIndex, newTokens: 1 }, found.prompt).ttft_ms);
   const whole = found.whole.ttft_ms, floor = found.whole.parts.vision.ms + found.whole.parts.projector.ms;
-  const box = frame(520, 250, [0, 1], [0, Math.max(whole, ...times) * 1.08], "keep", "ms");
+  const box = frame(400, 260, [0, 1], [0, Math.max(whole, ...times) * 1.08], "keep", "ms");
   const line = times.map((t, i) => `${i ? "L" : "M"}${box.x(DATA.keeps[i])} ${box.y(t)}`).join("");
   const now = DATA.keeps[setting.keepIndex];
   return box.draw(
@@ -132,7 +129,7 @@ function roofline(setting, c) {
     .map((row) => [row.op.part, row.reached.flops / row.reached.bytes, row.reached.flops / row.reached.seconds]);
   const log = Math.log10, ridge = peak / hardware.bandwidth;
   const xs = [-1, Math.max(4, Math.ceil(log(ridge) + 1))], ys = [log(peak) - 5, log(peak) + 0.4];
-  const box = frame(520, 250, xs, ys, "FLOPs a byte", "FLOP/s", (x) => `10${power(x)}`);
+  const box = frame(400, 260, xs, ys, "FLOPs a byte", "FLOP/s", (x) => `10${power(x)}`);
   const inside = points.filter(([, i, f]) => log(f) > ys[0] && log(i) > xs[0]);
   const seen = new Map(inside.map(([part, i, f]) => [`${part} ${box.x(log(i)).toFixed(0)} ${box.y(log(f)).toFixed(0)}`, [part, i, f]]));
   const dots = [...seen.values()].map(([part, i, f]) => `<circle cx="${box.x(log(i))}" cy="${box.y(log(f))}" r="3.5" fill="${colour(part)}" opacity="0.75"/>`);
@@ -205,7 +202,7 @@ $("keep").max = DATA.keeps.length - 1;
 const start = DATA.start;
 for (const id of [...NUMBERS, "model", "hardware"]) $(id).value = start[id] || (id === "frames" ? 16 : 1);
 $("kind").value = start.frames ? "video" : "image";
-$("method").value = start.method ?? "";
-$("keep").value = DATA.keeps.indexOf(0.25);
+$("method").value = start.method in DATA.steps ? start.method : "";
+$("keep").value = DATA.keeps.reduce((best, keep, i) => (Math.abs(keep - start.keep) < Math.abs(DATA.keeps[best] - start.keep) ? i : best), 0);
 $("controls").addEventListener("input", update);
 update();
