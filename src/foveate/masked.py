@@ -51,6 +51,7 @@ def masked_logits(
     def with_mask(i: int) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
             prompt = torch.where(in_prefill, sights[i].columns[:, None], remembered[i][:, None])
+            prompt = _recalled(run, i, sights[i].columns, prompt, length)
             keys = torch.cat([prompt, prompt.new_ones(len(valid), total, total - length)], 2) & valid[:, None]
             allowed = (causal & keys) | torch.eye(total, dtype=torch.bool)
             mask = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
@@ -108,6 +109,17 @@ def _remembered(run: Run, seen: list[Tensor]) -> list[Tensor]:
     """For each layer the prompt columns its cache holds while decoding: fewer where all layers forget a cut."""
     last = max((s.at.layer for s in run.steps if s.cache == "all" and isinstance(s.at, Layer)), default=0)
     return [columns & seen[last] for columns in seen[:last]] + seen[last:]
+
+
+def _recalled(run: Run, layer: int, columns: Tensor, seen: Tensor, length: int) -> Tensor:
+    """Prompt columns [B, Q, L] that the queries of a layer see, where visual keys were chosen while decoding."""
+    seen = seen.clone()
+    for choice in run.trace.recalled:
+        for row, here in enumerate(columns if choice.layer <= layer else ()):
+            stay = here.nonzero()[:, 0]
+            shown = torch.zeros_like(here).index_put((stay,), choice.shown[row, choice.shown.shape[1] - len(stay) :])
+            seen[row, length + choice.after :] = shown
+    return seen
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Method(ABC):
     Subclasses are final, set `card`, have a field `keep` (what it means is theirs to say) and write `steps`. A field
     `positions` overrides the published policy of the steps: "keep" (survivors keep the position they had) or "compact"
     (renumbered, not possible with M-RoPE, where a published "compact" becomes "keep"); a field `bias` is added to the
-    attention logits behind the first cut.
+    attention logits behind the first cut; a field `decode` says which visual keys later layers see while decoding.
 
     keep=1 must keep everything, whatever the other settings. A method made of others names the fields that hold them in
     `parts`; its `keep` is then that of the first.

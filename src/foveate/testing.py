@@ -154,6 +154,8 @@ def counts_are_the_planned_ones(case: Case) -> None:
     lengths = [layer.keys.shape[2] for layer in out.past_key_values.layers]
     forgets = max((s.at.layer for s in run.steps if s.cache == "all"), default=0)
     held = [run.trace.tokens_per_layer[max(i, forgets)] for i in range(len(lengths))]
+    for choice in run.trace.recalled:  # the last one holds
+        held[choice.layer :] = [int(choice.shown.sum()) - text] * len(held[choice.layer :])
     assert lengths == [n + text + NEW - 1 for n in held], "the caches do not hold what was kept"
     _as_planned(run)
     assert min(run.trace.tokens_per_layer) < run.trace.visual_tokens, "nothing was removed"

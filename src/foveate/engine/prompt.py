@@ -19,6 +19,7 @@ from ..tokens import Reduction, Span, VisualTokens
 from .carry import decide
 from .cut import Columns, Unit, close_gaps, competing, joined, take
 from .masks import biased_mask, causal_mask
+from .recall import Shelf, shelved
 from .signals import Signals, VisionKey
 from .trace import Cut
 
@@ -72,6 +73,7 @@ class Prompt:
         self.columns = Columns.full(mask, self.rows, self.length, self.device)
         self.door = self.columns  # what the language model built its own mask and positions for
         self.layers: list[Columns] = []
+        self.shelf: Shelf | None = None
         self.position = _positions(kwargs.get("position_ids"), self.rows, self.length, self.device)
         # of M-RoPE the last three axes: `generate` puts the plain count in front of them
         axes = self.position[-3:] if self.position.ndim == 3 else self.position
@@ -180,6 +182,7 @@ class Prompt:
         """The prefill is over: count what was cached."""
         if filled is not None:
             self._forget(filled)
+            self.shelf = shelved(self, filled)
             shape = self.run.shape
             bytes_per_token = 2 * shape.kv_heads * shape.head_dim * self.run.decoder.dtype.itemsize
             self.run.trace.kv_bytes = sum(c.index.numel() for c in self.layers) * bytes_per_token

@@ -23,11 +23,13 @@ from ..families.base import Family, Kind
 from ..method import Method, get_method
 from ..pieces.base import Reading
 from ..pieces.bias import Bias
+from ..pieces.recall import Recall
 from ..pieces.seen import Attention, States
 from ..plan import Block, Layer, ModelShape, Step, check_steps
 from .cut import Columns
 from .deepstack import add_to_what_is_left
 from .prompt import Encoded, Prompt
+from .recall import recall_of
 from .signals import VisionKey, vision_key, watched_layers
 from .states import watch_states
 from .tap import watch
@@ -95,9 +97,10 @@ class Run:
         self.shape: ModelShape = family.shape(model.config)
         self.steps = _with_positions(check_steps(method.steps(self.shape), self.shape), method, self.shape)
         self.bias: Bias | None = method.chosen("bias")
+        self.recall = recall_of(method, self.steps, self.shape)
         _refuse_windows(self.decoder.config)
         _refuse_bias(self.bias, self.decoder.config)
-        _refuse_several_devices(self.decoder, self.steps)
+        _refuse_several_devices(self.decoder, self.steps, self.recall)
         self.trace = Trace()
         self.stopwatch = Stopwatch(synchronize)
         self.prompts: weakref.WeakKeyDictionary[Any, Prompt] = weakref.WeakKeyDictionary()
@@ -192,6 +195,9 @@ class Run:
                 watch_states(layer, self._in_prefill, functools.partial(self._see_states, i, readings), undo)
             else:
                 watch(layer.self_attn, functools.partial(self._see_layer, i, readings), undo)
+        if self.recall is not None:
+            layer = self.decoder.layers[self.recall.layer(self.shape.layers) - 1]
+            watch(layer.self_attn, self._see_turn, undo)
 
     # ── the forward pass, top to bottom ──────────────────────────────────────────────────────────────────────────
 
@@ -268,6 +274,10 @@ class Run:
         if (prompt := self.thread.prompt) is not None:
             prompt.read(i, readings, self.decoder.layers[i], q, k, scale)
 
+    def _see_turn(self, q: Tensor, k: Tensor, scale: float, kwargs: dict[str, Any]) -> None:
+        if (turn := self.thread.turn) is not None:
+            turn.read(q, k, scale)
+
     def _see_states(self, i: int, readings: list[Reading], states: States) -> None:
         if (prompt := self.thread.prompt) is not None:
             prompt.passed(i, readings, states)
@@ -333,13 +343,13 @@ def _refuse_bias(bias: Bias | None, config: Any) -> None:
         )
 
 
-def _refuse_several_devices(decoder: nn.Module, steps: tuple[Step, ...]) -> None:
+def _refuse_several_devices(decoder: nn.Module, steps: tuple[Step, ...], recall: Recall | None) -> None:
     devices = {p.device for p in decoder.parameters()}
-    if len(devices) > 1 and any(isinstance(s.at, Layer) for s in steps):
+    if len(devices) > 1 and (recall is not None or any(isinstance(s.at, Layer) for s in steps)):
         names = ", ".join(sorted(map(str, devices)))
         raise UnsupportedModel(
-            f"the language model lies on {names}, and cuts inside it need one device; choose a method that cuts before "
-            "the language model, or load it on one device"
+            f"the language model lies on {names}, and cuts inside it need one device, as does a choice of keys while "
+            "decoding; choose a method that cuts before the language model, set decode=None, or load it on one device"
         )
 
 

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from ..plan import Plan, Step
 from ..tokens import Grid, Reduction, Span
@@ -24,6 +26,18 @@ class Cut:
     reduction: Reduction
 
 
+@dataclass(frozen=True, eq=False)
+class Recalled:
+    """A choice of visual keys while decoding: what layers from `layer` on see once `after` tokens followed the prompt.
+
+    `shown` marks, of the columns that the cuts have left of the prompt, those that are in these layers' caches.
+    """
+
+    after: int
+    layer: int
+    shown: Bool[Tensor, "R C"]
+
+
 @dataclass
 class Trace:
     """What happened in the latest prefill; empty before the first, and after a prompt without images.
@@ -33,6 +47,7 @@ class Trace:
     tokens_per_layer  visual tokens each LLM layer ran on, summed over the prompts of the batch
     text_tokens       all other tokens of the batch, padding included
     kv_bytes          bytes of keys and values cached by the prefill, all layers and rows
+    recalled          each choice of visual keys while decoding, in order, for methods that make one
     vision_ms, selection_ms, prefill_ms   time of the vision tower, of the method's own work inside the prefill, and of
                       the language model's prefill (selection included, vision not)
     """
@@ -42,6 +57,7 @@ class Trace:
     tokens_per_layer: list[int] = field(default_factory=list)
     text_tokens: int = 0
     kv_bytes: int = 0
+    recalled: list[Recalled] = field(default_factory=list)
     vision_ms: float = 0.0
     selection_ms: float = 0.0
     prefill_ms: float = 0.0

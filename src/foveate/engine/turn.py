@@ -60,6 +60,9 @@ class Turn:
 
     def before_layer(self, i: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Give a layer the mask and the positions that fit what its own cache holds."""
+        shelf = self.prompt.shelf
+        if shelf is not None and i == shelf.layer:
+            shelf.serve(self.cache, hidden.shape[1])
         columns, door = self.prompt.layers[i], self.prompt.layers[0]
         if columns is door and columns.size is None:
             return
@@ -71,6 +74,12 @@ class Turn:
         if columns.shift is not door.shift:
             at = self.position - columns.shift[:, None]
             kwargs["position_embeddings"] = self.prompt.run.decoder.rotary_emb(hidden, at)
+
+    def read(self, q: Tensor, k: Tensor, scale: float) -> None:
+        """Take notice of what the one new token attends to, where a method chooses keys by that."""
+        shelf = self.prompt.shelf
+        if shelf is not None and q.shape[2] == 1:
+            shelf.read(q, k, scale, self._valid(shelf.full))
 
     def _mask(self, columns: Columns, hidden: Tensor, layer: int) -> Tensor | None:
         run, valid = self.prompt.run, self._valid(columns)

@@ -24,7 +24,7 @@ ROOM = 2**23
 
 
 def rows_attention(
-    q: Float[Tensor, "B H L d"],
+    q: Float[Tensor, "B H Q d"],
     k: Float[Tensor, "B Hk L d"],
     rows: Int[Tensor, "B r"],
     scale: float,
@@ -64,7 +64,7 @@ def salient_heads_attention(
 
 
 def _paid(
-    q: Float[Tensor, "B H L d"],
+    q: Float[Tensor, "B H Q d"],
     k: Float[Tensor, "B Hk L d"],
     rows: Int[Tensor, "B r"],
     scale: float,
@@ -85,7 +85,7 @@ def _paid(
 
 
 def _of_rows(
-    q: Float[Tensor, "B H L d"],
+    q: Float[Tensor, "B H Q d"],
     k: Float[Tensor, "B Hk L d"],
     rows: Int[Tensor, "B r"],
     scale: float,
