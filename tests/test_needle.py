@@ -24,6 +24,7 @@ BLIND = {
     "dtd": "change over time",
     "dycoke": "change over time",
     "vtw": "nothing: it keeps all, then none",
+    "ficoco": "nothing: this model's tower cannot be cut",
     "tome": "representatives: the needle is merged, not dropped",
     "v2drop": "change between layers, down to one token",
     "transprune": "transitions, which small objects hardly make in this model",

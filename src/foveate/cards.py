@@ -13,13 +13,14 @@ from typing import Any
 
 from .errors import FoveateError
 from .method import Method, all_methods
-from .plan import ModelShape, Step, check_steps
+from .plan import Block, Layer, ModelShape, Step, check_steps
 
 #: The shapes that cards describe steps on: a tower with a CLS token, and one without.
 REFERENCES = {
     "LLaVA-1.5-7B": ModelShape(
         family="llava", layers=32, hidden=4096, heads=32, kv_heads=32, head_dim=128, ffn=11008, vocab=32064,
         vision_blocks=24, vision_features=22, vision_global=tuple(range(24)), has_cls=True,
+        patch_tokens=True,
     ),
     "Qwen2.5-VL-7B": ModelShape(
         family="qwen2_5_vl", layers=28, hidden=3584, heads=28, kv_heads=4, head_dim=128, ffn=18944, vocab=152064,
@@ -136,21 +137,23 @@ def _reference_steps(cls: type[Method]) -> tuple[str, tuple[Step, ...]]:
 
 
 def _sentences(steps: Iterable[Step]) -> Iterator[str]:
-    """One for each step; cuts inside the language model that differ only in layer and keep share one."""
+    """One for each step; cuts inside the language model, or the tower, that differ only in place and keep share one."""
 
     def alike(step: Step) -> tuple[str, ...]:
-        at = step.at.stage if step.at.stage == "llm" else str(step.at)
+        at = type(step.at).__name__ if isinstance(step.at, Block | Layer) else str(step.at)
         return (at, step.per, step.cache, *step.words()[2:])
 
     for (_, per, forget, score, select, merge), group in groupby(steps, key=alike):
         same = list(group)
-        layers, keeps = [s.at.layer for s in same], [s.words()[1] for s in same]
+        kind = "vision blocks" if isinstance(same[0].at, Block) else "layers"
+        places = [s.at.block if isinstance(s.at, Block) else s.at.layer for s in same]
+        keeps = [s.words()[1] for s in same]
         if len(same) == 1:
             at, keep = str(same[0].at), keeps[0]
-        elif layers == list(range(layers[0], layers[-1] + 1)):
-            at, keep = f"layers {layers[0]} to {layers[-1]}", f"{keeps[0]} down to {keeps[-1]}"
+        elif places == list(range(places[0], places[-1] + 1)):
+            at, keep = f"{kind} {places[0]} to {places[-1]}", f"{keeps[0]} down to {keeps[-1]}"
         else:
-            at, keep = f"layers {', '.join(map(str, layers))}", ", ".join(keeps)
+            at, keep = f"{kind} {', '.join(map(str, places))}", ", ".join(keeps)
         words = ", ".join(w for w in (score, select, merge) if w != "-")
         forgotten = ", in the caches of all layers" if forget == "all" else ""
         yield f"at {at}: keep {keep} per {per} by {words}{forgotten}"

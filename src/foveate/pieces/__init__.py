@@ -29,11 +29,13 @@ from .merges import BipartiteMerge, ContextualMean, Drop, NearestMean, WindowMea
 from .outliers import FrameOutlier, GaussianOutlier, Uniqueness
 from .pivots import LeastLikePivots
 from .readings import Cls, Keys, LastQuery, PageRank, Received, TextRows, VisionReceived
+from .recall import Recall
 from .scores import Hybrid, Norm, Random, Read, Saliency, Sum
 from .seen import Attention, Raters, States, Stream
 from .segments import CutsWhereFramesChange, Scenes, Segments
 from .selects import DensityPeaks, DominantContextual, EvenGrid, GridCells, MaxMin, TopK
 from .spatial import AnchorsAround, BestOfEach, Groups, LocalVariety, Quota, Runs, Windows
+from .spread import ClsOverPatches, MeanAttention, Spread, WeakestLower
 from .states import FinalNorm, Transition, Variation
 from .temporal import Change, Changed, RunMean, SinkFree
 from .text import NearestToWords, TextRelevance
@@ -65,6 +67,7 @@ __all__ = [
     "Changed",
     "Cls",
     "ClsAcrossHeads",
+    "ClsOverPatches",
     "Completing",
     "Complexity",
     "ConnectedMerge",
@@ -108,6 +111,7 @@ __all__ = [
     "LocalAndGlobal",
     "LocalVariety",
     "MaxMin",
+    "MeanAttention",
     "Measure",
     "Merge",
     "MergeThenPrune",
@@ -124,6 +128,7 @@ __all__ = [
     "Raters",
     "Read",
     "Reading",
+    "Recall",
     "Received",
     "Recycle",
     "ReleasedWindows",
@@ -140,6 +145,7 @@ __all__ = [
     "Selection",
     "SinkFree",
     "SizeBias",
+    "Spread",
     "StandingOut",
     "States",
     "StillSegments",
@@ -157,6 +163,7 @@ __all__ = [
     "Uniqueness",
     "Variation",
     "VisionReceived",
+    "WeakestLower",
     "WholeFrames",
     "WholeGrid",
     "WindowMean",
