@@ -25,6 +25,8 @@ BLIND = {
     "dycoke": "change over time",
     "vtw": "nothing: it keeps all, then none",
     "ficoco": "nothing: this model's tower cannot be cut",
+    "aim": "representatives: most of the needle is merged, not dropped",
+    "prunevid": "clusters of a single frame, which merge the needle",
     "tome": "representatives: the needle is merged, not dropped",
     "v2drop": "change between layers, down to one token",
     "transprune": "transitions, which small objects hardly make in this model",
@@ -70,10 +72,8 @@ def shares_left(method):
 def test_the_needle_survives(name):
     found, all_tokens = shares_left(get_method(name).with_keep(KEEP))
     more = found - all_tokens
-    error = more.std() / len(more) ** 0.5
-    assert more.mean() > max(0.05, 3 * float(error)), (
-        f"{found.mean():.2f} of the needle, {all_tokens.mean():.2f} of all"
-    )
+    clearly = max(0.05, 3 * float(more.std()) / len(more) ** 0.5)
+    assert more.mean() > clearly, f"{found.mean():.2f} of the needle is left, and {all_tokens.mean():.2f} of all tokens"
 
 
 @pytest.mark.parametrize("name", sorted(n for n, why in BLIND.items() if why in ("chance", "geometry")))
