@@ -30,7 +30,7 @@ def child(tokens: int, heads: int, kv_heads: int, head_dim: int, chunk: int) -> 
     """Runs once in this process; measured_bytes: peak resident set less that before."""
     import torch
 
-    from foveate.ops.attention import pagerank
+    from foveate.ops.pagerank import pagerank
 
     torch.manual_seed(0)
     with torch.no_grad():

@@ -1,14 +1,14 @@
 """Is the speed-up on paper the speed-up on the clock? (prefill time without / with) / (FLOPs without / with).
 
-A random Qwen2.5-VL of 0.3 B parameters answers a prompt of 2,304 visual tokens with one token; methods and baseline
-run interleaved, after a warm-up, and medians are compared. Prefill is the whole call of `generate` less what the vision
-tower takes without any method, measured in the same rounds: the tower is the same for all and toy-sized here, but what
-a method adds inside it (VisionZip reads attention there) counts, as does all its own work. FLOPs are torch's count of
-the same call, less the tower's, under the math attention backend, which the counter sees. A ratio near 1 means that
-what is saved on paper is saved on the clock. With fewer tokens (--tokens 1024) CPU kernels run on too few rows to be
-efficient, and the ratio falls.
+A random Qwen2.5-VL of 0.73 B parameters in 12 layers answers a prompt of 4,096 visual tokens with one token; methods
+and baseline run interleaved, after a warm-up, and medians are compared. Prefill is the whole call of `generate` less
+what the vision tower takes without any method, measured in the same rounds: the tower is the same for all and toy-sized
+here, but what a method adds inside it (VisionZip reads attention there) counts, as does all its own work. FLOPs are
+torch's count of the same call, less the tower's, under the math attention backend, which the counter sees. A ratio near
+1 means that what is saved on paper is saved on the clock. With fewer tokens (--tokens 1024) CPU kernels run on too few
+rows to be efficient, and the ratio falls; with fewer layers what a method adds outside them weighs more.
 
-    python benchmarks/realised.py [--runs 5] [--family qwen] [--tokens 2304] [--keep 0.25] [--json out.json]
+    python benchmarks/realised.py [--runs 3] [--family qwen] [--tokens 4096] [--layers 12] [--keep 0.25] [--json FILE]
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from foveate.families.qwen2_5_vl import Qwen25VL
 from foveate.method import Method
 
 
-def model_and_inputs(family: str, tokens: int) -> tuple[torch.nn.Module, dict]:
-    """A random model of at least 0.3 B parameters and a prompt of about `tokens` visual tokens."""
+def model_and_inputs(family: str, tokens: int, layers: int) -> tuple[torch.nn.Module, dict]:
+    """A random model 2,048 wide (0.06 B parameters a layer) and a prompt of about `tokens` visual tokens."""
     side = round(tokens**0.5)
     text = dict(
-        hidden_size=2048, intermediate_size=8192, num_hidden_layers=6, num_attention_heads=16, num_key_value_heads=4,
-        initializer_range=0.02,
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=layers,
+        num_attention_heads=16, num_key_value_heads=4, initializer_range=0.02,
     )  # fmt: skip
     if family == "qwen":
         rope = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}
@@ -54,9 +54,10 @@ def model_and_inputs(family: str, tokens: int) -> tuple[torch.nn.Module, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--family", choices=("qwen", "llava"), default="qwen", help="tower without or with CLS")
-    parser.add_argument("--tokens", type=int, default=2304)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--keep", type=float, default=0.25)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--methods", nargs="+", default=["aim", "fastv", "divprune", "visionzip"])
@@ -64,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
-    model, inputs = model_and_inputs(options.family, options.tokens)
+    model, inputs = model_and_inputs(options.family, options.tokens, options.layers)
     methods: dict[str, Method | None] = {"none": None}
     methods |= {name: foveate.get_method(name, keep=options.keep) for name in options.methods}
 
@@ -109,8 +110,8 @@ def report(
     visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
     parameters = sum(p.numel() for p in model.parameters())
     print(
-        f"{parameters / 1e9:.2f} B random parameters, {visual} visual tokens, keep {options.keep:g}, "
-        f"{torch.get_num_threads()} threads"
+        f"{parameters / 1e9:.2f} B random parameters in {options.layers} layers, {visual} visual tokens, "
+        f"keep {options.keep:g}, {torch.get_num_threads()} threads"
     )
     print(f"{'method':<12}{'GFLOPs':>10}{'FLOPs x':>10}{'prefill ms':>12}{'spread':>16}{'time x':>8}{'realised':>10}")
     rows = {}
@@ -129,7 +130,7 @@ def report(
     result = {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "runs": options.runs,
         "torch": torch.__version__, "transformers": transformers.__version__, "parameters": parameters,
-        "visual_tokens": visual, "keep": options.keep, "methods": rows,
+        "layers": options.layers, "visual_tokens": visual, "keep": options.keep, "methods": rows,
     }  # fmt: skip
     print(json.dumps(result))
     if options.json:

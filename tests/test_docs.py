@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from foveate import cards
 from foveate.cli import app
+from foveate.errors import InvalidValue
 from foveate.families import families
-from foveate.method import Card, Method, all_methods
+from foveate.left_out import LEFT_OUT
+from foveate.method import Card, Method, all_methods, get_method
 from foveate.ops.schedule import Linear
 from foveate.pieces import Cls, Norm, Read
 from foveate.plan import Layer, ModelShape, Positions, Projector, Step, Vision, along
@@ -126,3 +128,9 @@ def test_a_card_shows_all_there_is():
         assert part in shown
     got = json.loads(methods("visionzip", "--json").stdout)[0]
     assert got["families"]["LLaVA-1.5"] == "" and got["stages"] == ["vision"] and got["checked"] == []
+
+
+def test_a_method_left_out_says_why():
+    assert not LEFT_OUT.keys() & all_methods().keys()
+    with pytest.raises(InvalidValue, match=r"^TRIM \(COLING 2025\) is not here: it ranks by CLIP's text tower"):
+        get_method("trim")

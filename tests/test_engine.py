@@ -9,6 +9,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import foveate
 from foveate import TwoStage, attach, compress, get_method
+from foveate.engine.prompt import _finite
 from foveate.errors import InvalidValue, UnsupportedInput, UnsupportedModel
 from foveate.families import families
 from foveate.families.llava import Llava
@@ -349,6 +350,13 @@ def test_nan_is_refused():
     inputs["pixel_values"][0, 0] = float("nan")
     with pytest.raises(UnsupportedInput, match="NaN"), compress(c.model, c.method):
         c.model(**inputs)
+
+
+def test_large_finite_features_are_not_taken_for_infinity():
+    large = torch.full((1, 4, 4), 3e38)  # their sum is infinite
+    assert _finite(large) and _finite(large.to(torch.bfloat16))
+    large[0, 1, 2] = -torch.inf
+    assert not _finite(large)
 
 
 def test_sliding_window_models_are_refused():

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from .errors import FoveateError
+from .left_out import LEFT_OUT
 from .method import Method, all_methods
 from .plan import Block, Layer, ModelShape, Step, check_steps
 
@@ -196,6 +197,8 @@ def markdown() -> str:
         lines += ["", f"## {heading[0].upper()}{heading[1:]}"]
         for e in group:
             lines += _card(e)
+    lines += ["", "## Not here", "", "What would have to be guessed does not get a paper's name.", ""]
+    lines += [f"- {title} ({paper}): {why}." for title, paper, why in LEFT_OUT.values()]
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar, get_type_hints
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from .errors import InvalidValue, unknown_name
+from .left_out import LEFT_OUT
 from .plan import ModelShape, Step
 
 
@@ -103,6 +104,14 @@ def all_methods() -> dict[str, type[Method]]:
     return found
 
 
+def unknown_method(name: str) -> InvalidValue:
+    """The error for a name that no method has: why it was left out, or the nearest names."""
+    if name.lower() in LEFT_OUT:
+        title, paper, why = LEFT_OUT[name.lower()]
+        return InvalidValue(f"{title} ({paper}) is not here: {why}")
+    return unknown_name("method", name, all_methods())
+
+
 def get_method(method: str | Method, **overrides: object) -> Method:
     """A method by name, or the given one, with settings overridden; words are understood as `foveate.spelling` says.
 
@@ -113,7 +122,7 @@ def get_method(method: str | Method, **overrides: object) -> Method:
     if isinstance(method, str):
         known = all_methods()
         if method not in known:
-            raise unknown_name("method", method, known)
+            raise unknown_method(method)
         cls, given = known[method], {}
     else:
         cls, given = type(method), method.settings()

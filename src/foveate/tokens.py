@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .ops.rows import rows_of
+
 if TYPE_CHECKING:
     from .pieces.base import Reading
 
@@ -152,7 +154,7 @@ class Reduction:
         """Features of the survivors, given those of all tokens."""
         if self.x is not None:
             return self.x
-        return x.gather(1, self.kept[..., None].expand(-1, -1, x.shape[-1]))
+        return rows_of(x, self.kept)
 
     def then(self, later: Reduction) -> Reduction:
         """This reduction followed by a later one of its survivors, as one reduction of the N original tokens."""

@@ -10,11 +10,10 @@ from foveate.ops import attention
 from foveate.ops.attention import (
     last_query_attention,
     mean_key,
-    pagerank,
-    pagerank_from_logits,
     received_attention,
     rows_attention,
 )
+from foveate.ops.pagerank import pagerank, pagerank_from_logits
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "aim.json").read_text())["prune"]
 
@@ -74,6 +73,16 @@ def test_rows_attention_is_the_mean_of_the_rows(block, causal, use_valid):
     expected = torch.stack([p[0][:, [12, 5]].mean((0, 1)), p[1][:, [0, 7, 9]].mean((0, 1))])
     got = rows_attention(q, k, rows, scale, row_valid=row_valid, valid=valid, causal=causal)
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("use_valid", [True, False])
+def test_received_attention_of_logits_that_would_overflow_exp(use_valid):
+    q, k, _ = random_qk()
+    valid = padded() if use_valid else None
+    p = brute_force(q, k, 100.0, False, valid)
+    rows = valid if use_valid else torch.ones(2, 13, dtype=torch.bool)
+    expected = (p * rows[:, None, :, None]).sum(2).mean(1) / rows.sum(1, keepdim=True)
+    torch.testing.assert_close(received_attention(q, k, 100.0, valid=valid), expected)
 
 
 def test_many_rows_are_chunked_to_the_same_result():

@@ -26,7 +26,7 @@ def by_hand(weight, count, capacity, least=0):
         full |= over
     share = [float(room[g]) if g in full else weight[g] * left / total for g in range(len(weight))]
     whole = [math.floor(s + 1e-9) for s in share]
-    order = sorted((g for g in rest if whole[g] < room[g]), key=lambda g: (-(share[g] - whole[g]), g))
+    order = sorted((g for g in rest if whole[g] < room[g]), key=lambda g: (-round((share[g] - whole[g]) * 2**30), g))
     for g in order[: wanted - sum(whole)]:
         whole[g] += 1
     return [m + w for m, w in zip(least, whole, strict=True)]
@@ -59,6 +59,7 @@ def test_shares_are_proportional_and_what_overflows_goes_on_in_proportion():
     assert shares([0.0, 0.0], 3, [4, 4]) == [2, 1]
     assert shares([-1.0, 1.0], 3, [4, 4]) == [0, 3]
     assert shares([1.0, 8.0, 0.0], 9, [9, 9, 9], least=1) == [2, 6, 1]
+    assert shares([6.0, 6.0, 9.0, 15.0], 8, [2, 2, 2, 3], least=1) == [2, 2, 2, 2]  # equal parts: the lower index
 
 
 def test_rows_are_divided_by_themselves_and_counts_may_differ():

@@ -19,6 +19,15 @@ def test_sums_are_those_of_the_groups_and_minus_one_is_none():
             torch.testing.assert_close(total[b, g], x[b, to[b] == g].sum(0))
 
 
+def test_weights_multiply_each_token():
+    x, to = random_case(seed=2)
+    weight = torch.rand(to.shape)
+    total, size = group_sum(x, to, 6, weight)
+    weighted, same_size = group_sum(x * weight[..., None], to, 6)
+    torch.testing.assert_close(total, weighted)
+    assert torch.equal(size, same_size)
+
+
 def test_half_precision_is_summed_in_float32():
     ones = torch.full((1, 1000, 1), 1.0, dtype=torch.bfloat16)  # in bfloat16 the sum would stop at 256
     assert group_sum(ones, torch.zeros(1, 1000, dtype=torch.long), 1)[0].item() == 1000

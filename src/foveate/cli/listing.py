@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import InvalidValue, unknown_name
+from ..errors import InvalidValue
 from .options import Json
 from .show import out
 
@@ -29,7 +29,7 @@ def methods(
 ) -> None:
     """List the methods, or show one's card: where it comes from, its settings, where it departs from its paper."""
     from .. import cards
-    from ..method import all_methods
+    from ..method import all_methods, unknown_method
 
     if markdown:
         if name or stage or modality or as_json:
@@ -37,7 +37,7 @@ def methods(
         print(cards.markdown(), end="")
         return
     if name is not None and name not in all_methods():
-        raise unknown_name("method", name, all_methods())
+        raise unknown_method(name)
     found = cards.entries(stage, modality) if name is None else [cards.entry(all_methods()[name])]
     if as_json:
         print(json.dumps([cards.as_dict(e) for e in found], indent=1))

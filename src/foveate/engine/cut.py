@@ -101,6 +101,46 @@ class Unit:
         self.columns, self.where, self.size = self.columns[kept], self.where[kept], reduction.size[row]
 
 
+@dataclass(eq=False)
+class Removal:
+    """What a cut leaves, noted group by group while all features are still in place.
+
+    stay     the columns that stay, [R, C]
+    lengths  how many stay in each row, known on the host
+    merged   rows [B, 1], columns [B, T] before the cut, and features [B, T, D] of tokens that others were folded into
+    """
+
+    stay: Bool[Tensor, "R C"]
+    lengths: list[int]
+    merged: list[tuple[Tensor, Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, columns: Columns) -> Removal:
+        """Nothing is removed yet."""
+        return cls(columns.real, list(columns.lengths), [])
+
+    def add(self, units: list[Unit], copies: int, reduction: Reduction) -> None:
+        """The decision for a group of units, which still have all their tokens; row i of it is that of unit i."""
+        columns = torch.stack([u.columns for u in units])
+        kept = columns.gather(1, reduction.kept)
+        for copy in range(copies):
+            of = [u.sample * copies + copy for u in units]
+            rows = torch.tensor(of, device=columns.device)[:, None]
+            self.stay[rows, columns] = False
+            self.stay[rows, kept] = True
+            if reduction.x is not None:
+                self.merged.append((rows, kept, reduction.x))
+            for row in of:
+                self.lengths[row] -= columns.shape[1] - kept.shape[1]
+
+    def left_of(self, hidden: Tensor, source: Int[Tensor, "R M"], target: Int[Tensor, "R C"]) -> Tensor:
+        """The features of what stays, given where each new column comes from and where each old one goes."""
+        hidden = take(hidden, source)
+        for rows, kept, x in self.merged:
+            hidden[rows, target[rows, kept]] = x.to(hidden.dtype)
+        return hidden
+
+
 def competing(units: list[Unit], per: str) -> list[list[Unit]]:
     """The units whose tokens compete in a step: all of a prompt, all "views" of an image, or each alone."""
     together: dict[tuple, list[Unit]] = {}
@@ -158,10 +198,11 @@ def close_gaps(
 
 def take(x: Tensor, source: Int[Tensor, "R M"]) -> Tensor:
     """Columns of a tensor [..., R or 1, C, D]: `source` rows pick along C."""
-    rows, new = source.shape
+    rows = source.shape[0]
     x = x.expand(*x.shape[:-3], rows, *x.shape[-2:])
-    index = source[..., None].expand(*x.shape[:-3], rows, new, x.shape[-1])
-    return x.gather(-2, index)
+    if rows == 1:
+        return x.index_select(-2, source[0])
+    return x[..., torch.arange(rows, device=x.device)[:, None], source, :]
 
 
 def take_rows(x: Tensor, rows: int, copies: int) -> Tensor:

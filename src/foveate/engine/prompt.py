@@ -17,7 +17,7 @@ from ..pieces.seen import States
 from ..plan import Block, Layer, Step, make_plan
 from ..tokens import Reduction, Span, VisualTokens
 from .carry import decide
-from .cut import Columns, Unit, close_gaps, competing, joined, take
+from .cut import Columns, Removal, Unit, close_gaps, competing, joined, take
 from .masks import biased_mask, causal_mask
 from .recall import Shelf, shelved
 from .signals import Signals, VisionKey
@@ -123,7 +123,7 @@ class Prompt:
     def enter(self, kwargs: dict[str, Any]) -> bool:
         """Cut before layer 0; tells whether the arguments of the language model were changed."""
         embeds = kwargs["inputs_embeds"]
-        if not bool(torch.isfinite(embeds).all()):
+        if not _finite(embeds):
             raise UnsupportedInput("the visual features hold NaN or infinity; check the pixel values and the dtype")
         cut = self._adopt(embeds)
         for step in self.run.steps:
@@ -218,10 +218,10 @@ class Prompt:
         if left is None:
             return hidden
         step = next(s for s in reversed(self.run.steps) if isinstance(s.at, Block))
-        stay, lengths = self.columns.real, list(self.columns.lengths)
+        removal = Removal.of(self.columns)
         for i, unit in enumerate(self.units):
-            hidden = self._carry_out(step, [unit], left.rows(i, i + 1), hidden, stay, lengths)
-        return self._close(step, hidden, stay, lengths, inside=False)
+            self._carry_out(step, [unit], left.rows(i, i + 1), removal)
+        return self._close(step, hidden, removal, inside=False)
 
     def will_cut(self, step: Step) -> bool:
         """Whether a step would remove anything of what is left."""
@@ -241,22 +241,21 @@ class Prompt:
         self.units = joined(self.units, step.per)
         if layer is not None:
             self.signals.look(step, layer, hidden)
-        stay = self.columns.real
-        lengths = list(self.columns.lengths)
+        removal = Removal.of(self.columns)
         groups = self._groups(step, hidden)
-        for group, count in groups:
-            hidden = self._reduce(step, group, count, hidden, stay, lengths)
+        for units, count in groups:
+            self._carry_out(step, units, decide(step, self._tokens(step, units, hidden), count), removal)
         if groups:  # none if an adaptive step keeps everything
-            hidden = self._close(step, hidden, stay, lengths, inside=layer is not None)
+            hidden = self._close(step, hidden, removal, inside=layer is not None)
         self.run.trace.selection_ms += self.run.stopwatch.since(start, self.device)
         return hidden
 
-    def _close(self, step: Step, hidden: Tensor, stay: Tensor, lengths: list[int], inside: bool) -> Tensor:
+    def _close(self, step: Step, hidden: Tensor, removal: Removal, inside: bool) -> Tensor:
         """The columns that stay, moved together, with all that belongs to them."""
-        source, target, now = close_gaps(self.columns, stay, lengths)
+        source, target, now = close_gaps(self.columns, removal.stay, removal.lengths)
         for unit in self.units:
             unit.columns = target[unit.sample * self.copies].gather(0, unit.columns)
-        hidden = take(hidden, source)
+        hidden = removal.left_of(hidden, source, target)
         self.signals.cut(source)
         self._move_positions(step, source, now, hidden, inside)
         return hidden
@@ -280,35 +279,13 @@ class Prompt:
                     result.setdefault((key, count), ([], count))[0].append(unit)
         return list(result.values())
 
-    def _reduce(
-        self, step: Step, units: list[Unit], count: int, hidden: Tensor, stay: Tensor, lengths: list[int]
-    ) -> Tensor:
-        """Decide for a group of units, and carry it out."""
-        reduction = decide(step, self._tokens(step, units, hidden), count)
-        return self._carry_out(step, units, reduction, hidden, stay, lengths)
-
-    def _carry_out(
-        self, step: Step, units: list[Unit], reduction: Reduction, hidden: Tensor, stay: Tensor, lengths: list[int]
-    ) -> Tensor:
-        """Write merged features back, and note who stays."""
-        count = reduction.kept.shape[1]
-        columns = torch.stack([u.columns for u in units])
-        kept = columns.gather(1, reduction.kept)
-        if reduction.x is not None:
-            hidden = hidden.clone()
-        for copy in range(self.copies):
-            rows = torch.tensor([[u.sample * self.copies + copy] for u in units], device=self.device)
-            stay[rows, columns] = False
-            stay[rows, kept] = True
-            if reduction.x is not None:
-                hidden[rows, kept] = reduction.x.to(hidden.dtype)
+    def _carry_out(self, step: Step, units: list[Unit], reduction: Reduction, removal: Removal) -> None:
+        """Note who stays, with which features."""
+        removal.add(units, self.copies, reduction)
         for row, unit in enumerate(units):
-            for copy in range(self.copies):
-                lengths[unit.sample * self.copies + copy] -= unit.count - count
             unit.keep(reduction, row)
             alone = reduction.rows(row, row + 1).without_features()
             self.run.trace.cuts.append(Cut(step, unit.sample, unit.spans, alone))
-        return hidden
 
     def _tokens(self, step: Step, units: list[Unit], hidden: Tensor) -> VisualTokens:
         rows = torch.tensor([[u.sample * self.copies] for u in units], device=self.device)
@@ -386,6 +363,11 @@ class Prompt:
 def _behind_last(visual: set[int], row: list[int]) -> int:
     """How many tokens stand behind the last visual one."""
     return next((i for i, token in enumerate(reversed(row)) if token in visual), len(row))
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether no value is NaN or infinite: their sum tells at a tenth of the cost, but finite ones may overflow it."""
+    return bool(x.sum(dtype=torch.promote_types(x.dtype, torch.float32)).isfinite() or x.isfinite().all())
 
 
 def _image(span: Span, row: list[Span]) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedInput
+from ..ops.rows import rows_of
 from ..pieces.base import Reading
 from ..pieces.seen import Attention
 from ..plan import Block, Step
@@ -132,7 +133,7 @@ class Tower:
         if passage is None or passage.left is None:
             return None
         features, source = args[0], passage.left.source.clamp(min=0)
-        return (features.gather(1, source[..., None].expand(-1, -1, features.shape[-1])), *args[1:])
+        return (rows_of(features, source), *args[1:])
 
 
 def _nothing_yet(rows: int, n: int, device: torch.device) -> Reduction:

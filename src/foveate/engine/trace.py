@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..plan import Plan, Step
-from ..tokens import Grid, Reduction, Span
+from ..tokens import Reduction, Span
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +76,6 @@ class Trace:
     def t_eq(self) -> float:
         """Visual tokens per layer, averaged over the layers, as they were."""
         return sum(self.tokens_per_layer) / max(1, len(self.tokens_per_layer))
-
-    @property
-    def grids(self) -> list[Grid]:
-        """Grids of the first prompt with an image."""
-        return list(self.plans[0].grids) if self.plans else []
 
     def __str__(self) -> str:
         if not self.plans:

@@ -14,7 +14,7 @@ from ..loading import Loaded
 from ..measure.interval import share
 from ..measure.samples import batches, inputs_of, visual_grids
 from ..measure.study import Row, Study
-from ..method import Method, all_methods
+from ..method import Method, all_methods, unknown_method
 from ..plan import make_plan
 from ..recipe import Recipe
 from .accuracy import BATCH, MAX_NEW_TOKENS, RIGHT
@@ -91,7 +91,7 @@ class Settings:
             raise InvalidValue("no method was named; foveate methods lists them")
         for name in self.methods:
             if name not in all_methods():
-                raise unknown_name("method", name, all_methods())
+                raise unknown_method(name)
 
     @classmethod
     def of_study(cls, written: dict[str, Any]) -> Settings:

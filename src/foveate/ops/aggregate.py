@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .merge import Merged
+from .rows import rows_of
 from .select import first_argmax, unit
 
 CHUNK = 256
@@ -34,12 +35,12 @@ def attention_sum(
     u = unit(keys)
     added = []
     for part in torch.split(kept, CHUNK, dim=1):
-        cosine = _rows(u, part) @ u.transpose(1, 2)
+        cosine = rows_of(u, part) @ u.transpose(1, 2)
         cosine.scatter_(2, part[..., None], -torch.inf)
         near = cosine.sort(dim=2, descending=True, stable=True).indices[..., : min(neighbours, n - 1)]
         share = torch.zeros_like(cosine).scatter(2, near, a.gather(1, near.flatten(1)).view(near.shape))
         added.append(share @ wide)
-    features = _rows(wide, kept) + torch.cat(added, dim=1)
+    features = rows_of(wide, kept) + torch.cat(added, dim=1)
     rank = torch.arange(t, device=x.device).expand(b, t)
     source = kept.new_full((b, n), -1).scatter(1, kept, rank)
     if t > 1:
@@ -76,7 +77,7 @@ def neighbourhood_mean(
     source = kept.new_full(heaviest.shape, -1)
     for start in range(0, t, CHUNK):
         part, open_ = kept[:, start : start + CHUNK], gathers[:, start : start + CHUNK, None]
-        weight = (_rows(u, part) @ u.transpose(1, 2)).clamp_(min=0) * _nearness(_rows(place, part), place, radius)
+        weight = (rows_of(u, part) @ u.transpose(1, 2)).clamp_(min=0) * _nearness(rows_of(place, part), place, radius)
         weight = weight / weight.sum(2, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         weight = weight.masked_fill(~open_, 0).scatter(2, part[..., None], 1)
         mixed = weight @ wide
@@ -94,10 +95,6 @@ def _nearness(at: Float[Tensor, "B T 3"], place: Float[Tensor, "B N 3"], radius:
     apart = torch.cdist(at[..., 1:], place[..., 1:], compute_mode="donot_use_mm_for_euclid_dist")
     same = at[..., :1] == place[:, None, :, 0]
     return (1 - apart / radius).clamp_(min=0) * same
-
-
-def _rows(x: Float[Tensor, "B N D"], index: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
 
 
 def _sizes(source: Int[Tensor, "B N"], groups: int) -> Float[Tensor, "B T"]:

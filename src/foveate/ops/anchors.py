@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .merge import Merged
+from .rows import rows_of
 from .select import unit
 
 
@@ -30,7 +31,7 @@ def join_every_anchor_frame(
     b, n, d = x.shape
     t, f = kept.shape[1], first.shape[1]
     u, wide = unit(x), x.float()
-    targets = u.gather(1, kept[..., None].expand(-1, -1, d)).transpose(1, 2)
+    targets = rows_of(u, kept).transpose(1, 2)
     frame = kept // places
     segment_of_target = first.gather(1, frame)
     dropped = torch.ones(b, n, dtype=torch.bool, device=x.device).scatter(1, kept, False)
@@ -54,7 +55,7 @@ def join_every_anchor_frame(
         nearest = torch.where(cosine == top, rank, t).amin(2).clamp(max=t - 1)
         source.append(torch.where(top[..., 0].isinf(), -1, nearest))
     sources = torch.cat(source, dim=1).scatter(1, kept, rank.expand_as(kept))
-    centre = wide.gather(1, kept[..., None].expand(-1, -1, d))
+    centre = rows_of(wide, kept)
     share = torch.where(number > 0, (1 / (number + 1)).clamp(min=own), 1.0)[..., None]
     features = share * centre + (1 - share) * total / number.clamp(min=1)[..., None]
     size = torch.zeros(b, t + 1, device=x.device).scatter_add_(1, sources + 1, torch.ones(b, n, device=x.device))

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import InvalidValue
+from .rows import rows_of
 from .select import check_count, first_argmax, top_k, unit
 
 
@@ -56,7 +57,7 @@ def assign_nearest(
     does, tokens that are no centre get -1. Ties go to the lower rank. Cost: N x T x D, memory chunk x T.
     """
     u = unit(x if metric is None else metric)
-    targets = u.gather(1, centres[..., None].expand(-1, -1, u.shape[2])).transpose(1, 2)
+    targets = rows_of(u, centres).transpose(1, 2)
     ranks = []
     for start in range(0, u.shape[1], chunk):
         similarity = u[:, start : start + chunk] @ targets

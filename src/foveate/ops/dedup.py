@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import InvalidValue
+from .rows import rows_of
 from .select import Cosines, check_count, unit
 
 
@@ -26,9 +27,7 @@ def dedup(
         raise InvalidValue(f"step must be at least 1, got {step}")
     u = unit(x)
     for drop in _ladder(order.shape[1], count, step):
-        even, odd = (
-            u.gather(1, half[..., None].expand(-1, -1, u.shape[2])) for half in (order[:, 0::2], order[:, 1::2])
-        )
+        even, odd = (rows_of(u, half) for half in (order[:, 0::2], order[:, 1::2]))
         nearest = torch.cat([(part @ odd.transpose(1, 2)).amax(2) for part in torch.split(even, chunk, dim=1)], dim=1)
         twins = nearest.sort(dim=1, descending=True, stable=True).indices[:, :drop]
         gone = torch.zeros_like(order, dtype=torch.bool).scatter(1, 2 * twins, True)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .merge import Merged
+from .rows import rows_of
 from .select import Cosines, first_argmax, tiered_top_k, unit
 from .sums import group_sum
 
@@ -34,7 +35,7 @@ def distance_clusters(
     b = x.shape[0]
     pool = pool.sort(dim=1).values
     u = unit(metric)
-    pooled = u.gather(1, pool[..., None].expand(-1, -1, u.shape[2]))
+    pooled = rows_of(u, pool)
     few_enough = pool.shape[1] ** 2 <= KEPT
     cosines = Cosines(pooled, pooled @ pooled.transpose(1, 2) if few_enough else None)
     denser = _denser(cosines)
@@ -90,7 +91,7 @@ def _completed(cosines: Cosines, centre: Bool[Tensor, "B m"], count: int) -> Int
 
 def _nearest(u: Float[Tensor, "B N E"], kept: Int[Tensor, "B T"]) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"]]:
     """Rank of the nearest centre of each token, and the distance to it; a centre is its own."""
-    centres = u.gather(1, kept[..., None].expand(-1, -1, u.shape[2])).transpose(1, 2)
+    centres = rows_of(u, kept).transpose(1, 2)
     rank, distance = [], []
     for part in torch.split(u, CHUNK, dim=1):
         cosine = part @ centres

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from .cluster import assign_nearest
+from .rows import rows_of
 from .select import check_count, first_argmax, unit
 from .sums import group_sum
 
@@ -76,8 +77,9 @@ def bipartite_merge(
         if r:
             now = _merge_round(now, r, weighted)
             now = now.reordered(now.represents.argsort(1)) if weighted else now
-    order = now.represents.argsort(1).argsort(1)
-    now = now.reordered(now.represents.argsort(1))
+    raster = now.represents.argsort(1)
+    order = raster.argsort(1)
+    now = now if weighted else now.reordered(raster)
     return Merged(now.represents, now.source, now.count, now.x.to(x.dtype), order)
 
 
@@ -129,7 +131,7 @@ def contextual_mean(
     """
     source = assign_nearest(x, kept, metric, receives=receives)
     joined, size = group_sum(x, source.scatter(1, kept, -1), kept.shape[1])
-    own = x.to(joined.dtype).gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
+    own = rows_of(x.to(joined.dtype), kept)
     group = size[..., None]
     features = own + joined / group.clamp(min=1) if faithful else (own + joined) / (group + 1)
     return Merged(kept, source, size + 1, features.to(x.dtype), _identity(kept))
@@ -174,7 +176,7 @@ class _Round:
         """The same tokens, with token order[i] at position i."""
 
         def moved(x: Tensor) -> Tensor:
-            return x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))
+            return rows_of(x, order)
 
         metric = None if self.metric is None else moved(self.metric)
         source = order.argsort(1).gather(1, self.source)
@@ -197,10 +199,8 @@ def _merge_round(now: _Round, r: int, weighted: bool) -> _Round:
     weight = now.size if weighted else torch.ones_like(now.size)
     sums, _ = group_sum(torch.stack([now.size, now.count, weight], dim=2), to, t - r)
     size, count, share = sums[..., 0], sums[..., 1], sums[..., 2:]
-    x, _ = group_sum(now.x * weight[..., None], to, t - r)
-    metric = None
-    if now.metric is not None:
-        metric = group_sum(now.metric.float() * weight[..., None], to, t - r)[0] / share
+    x, _ = group_sum(now.x, to, t - r, weight)
+    metric = None if now.metric is None else group_sum(now.metric, to, t - r, weight)[0] / share
     return _Round(x / share, metric, size, count, now.represents.gather(1, survivors), to.gather(1, now.source))
 
 

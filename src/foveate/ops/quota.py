@@ -29,7 +29,8 @@ def largest_remainder(
     w = (w / w.amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)).clamp(min=1e-9)
     share = torch.minimum(room.double(), w * _level(w, room.double(), wanted.double())[:, None])
     whole = (share + 1e-9).floor()
-    part = (share - whole).masked_fill(whole >= room, -1.0)
+    # in units that no fraction of small numbers lies halfway between: equal parts must not differ by their rounding
+    part = ((share - whole) * 2**30).round().masked_fill(whole >= room, -1.0)
     extra = wanted - whole.long().sum(1)
     rank = part.sort(dim=1, descending=True, stable=True).indices.argsort(1)
     return least + whole.long() + (rank < extra[:, None]).long()

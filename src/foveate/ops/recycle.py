@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .cluster import density_peaks
 from .merge import Merged
+from .rows import rows_of
 from .select import first_argmax
 from .sums import group_sum
 
@@ -31,11 +32,11 @@ def recycle(x: Float[Tensor, "B N D"], stay: Int[Tensor, "B r"], pool: Int[Tenso
     Centres are density peaks of the pool, each pooled token joins the nearest by Euclidean distance, ties to the lower
     index. What is neither is dropped. Cost: m x m x D twice, memory 1024 x m. Source: SparseVLM (arXiv 2410.04417).
     """
-    b, n, d = x.shape
+    b, n, _ = x.shape
     pool = pool.sort(dim=1).values
-    pooled = x.gather(1, pool[..., None].expand(-1, -1, d)).float()
+    pooled = rows_of(x, pool).float()
     centre = density_peaks(pooled, clusters)
-    centres = pooled.gather(1, centre[..., None].expand(-1, -1, d))
+    centres = rows_of(pooled, centre)
     # |p - c|^2 is smallest where p.c - |c|^2 / 2 is largest
     mean = pooled.mean(1, keepdim=True)
     near = (pooled - mean) @ (centres - mean).transpose(1, 2) - (centres - mean).square().sum(2)[:, None] / 2

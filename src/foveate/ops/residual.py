@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .rows import rows_of
 from .select import check_count, first_argmax
 
 RIDGE = 1e-5
@@ -23,7 +24,7 @@ def far_apart(x: Float[Tensor, "B N D"], count: int) -> Int[Tensor, "B M"]:
     picks = [first_argmax((x - x.mean(1, keepdim=True)).square().sum(2))]
     distance = torch.full(x.shape[:2], torch.inf, device=x.device)
     for _ in range(count - 1):
-        pick = x.gather(1, picks[-1][:, None, None].expand(-1, 1, x.shape[2]))
+        pick = rows_of(x, picks[-1][:, None])
         distance = torch.minimum(distance, (x - pick).square().sum(2)).scatter(1, picks[-1][:, None], -1)
         picks.append(first_argmax(distance))
     return torch.stack(picks, dim=1)
@@ -35,7 +36,7 @@ def reconstruction_error(x: Float[Tensor, "B N D"], basis: Int[Tensor, "B M"]) -
     Cost: 2 x N x M x D and a factorisation of M x M. Source: ApET (arXiv 2602.19870).
     """
     x = x.float()
-    a = x.gather(1, basis[..., None].expand(-1, -1, x.shape[2]))
+    a = rows_of(x, basis)
     gram = a @ a.transpose(1, 2) + RIDGE * torch.eye(a.shape[1], device=x.device)
     weight = torch.linalg.solve(gram, a @ x.transpose(1, 2))
     error: Tensor = torch.linalg.vector_norm(x - weight.transpose(1, 2) @ a, dim=2)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..errors import InvalidValue
+from .rows import rows_of
 
 KEPT = 2**23
 """Similarities that are always kept rather than computed anew for each pick: 32 MB in float32."""
@@ -129,7 +130,7 @@ class Cosines:
     def rows(self, index: Int[Tensor, "B m"]) -> Float[Tensor, "B m N"]:
         """Cosines of some tokens with all, in a tensor of its own."""
         kept = self.u if self.kept is None else self.kept
-        rows = kept.gather(1, index[..., None].expand(-1, -1, kept.shape[2]))
+        rows = rows_of(kept, index)
         return rows if self.kept is not None else rows @ self.u.transpose(1, 2)
 
 

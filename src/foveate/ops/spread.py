@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import InvalidValue
 from .groups import group_sizes
 from .merge import Merged
+from .rows import rows_of
 
 
 def mean_attention(q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H N d"], scale: float) -> Float[Tensor, "B N N"]:
@@ -62,7 +63,7 @@ def spread(
     rank = torch.arange(t, device=x.device).expand(b, t)
     source = kept.new_full((b, n), -1).scatter(1, kept, rank)
     gone = (source >= 0).int().sort(dim=1, stable=True).indices[:, : n - t]
-    paid = _rows(attention.float(), gone).gather(2, kept[:, None].expand(-1, n - t, -1))
+    paid = rows_of(attention.float(), gone).gather(2, kept[:, None].expand(-1, n - t, -1))
     # 1e-9: 0.55 * 100 must count as 55, not as 55.00000000000001
     targets = t - math.ceil(quantile * (t - 1) - 1e-9)
     ranked = paid.sort(dim=2, descending=True, stable=True)
@@ -70,10 +71,6 @@ def spread(
     shares = torch.zeros_like(paid).scatter(2, ranked.indices[..., :targets], share).transpose(1, 2)
     own = size.float().gather(1, kept)
     total = own + shares.sum(2)
-    features = (own[..., None] * _rows(x.float(), kept) + shares @ _rows(x.float(), gone)) / total[..., None]
+    features = (own[..., None] * rows_of(x.float(), kept) + shares @ rows_of(x.float(), gone)) / total[..., None]
     source = source.scatter(1, gone, ranked.indices[..., 0])
     return Merged(kept, source, total, features.to(x.dtype), rank)
-
-
-def _rows(x: Float[Tensor, "B N D"], index: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))

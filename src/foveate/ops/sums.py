@@ -5,21 +5,26 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 
 def group_sum(
-    x: Float[Tensor, "B N D"], to: Int[Tensor, "B N"], groups: int
+    x: Float[Tensor, "B N D"], to: Int[Tensor, "B N"], groups: int, weight: Float[Tensor, "B N"] | None = None
 ) -> tuple[Float[Tensor, "B G D"], Float[Tensor, "B G"]]:
-    """Sum in float32 or wider and number of the tokens of each group; tokens of group -1 count nowhere.
+    """Sum (of each times its weight) in float32 or wider and number of the tokens of each group; -1 is no group.
 
-    Sums run over sorted segments, in raster order: deterministic on a GPU too, where scatter_add is not.
+    Each sum runs over its tokens in raster order: deterministic on a GPU too, where scatter_add is not.
     """
     b, n, d = x.shape
     order = to.sort(dim=1, stable=True).indices
     size = torch.zeros(b, groups + 1, dtype=torch.long, device=x.device)
     size.scatter_add_(1, to + 1, torch.ones_like(to))
-    wide = x.to(torch.promote_types(x.dtype, torch.float32)).gather(1, order[..., None].expand(-1, -1, d))
-    total = torch.segment_reduce(wide.reshape(b * n, d), "sum", lengths=size.flatten(), axis=0, unsafe=True)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(b * n, d)
+    rows = (order + n * torch.arange(b, device=x.device)[:, None]).flatten()
+    first = size.flatten().cumsum(0) - size.flatten()
+    share = None if weight is None else weight.to(wide.dtype).gather(1, order).flatten()
+    # sums the rows where they lie, without a sorted or weighted copy
+    total = embedding_bag(rows, wide, first, mode="sum", per_sample_weights=share)
     return total.view(b, groups + 1, d)[:, 1:], size[:, 1:].float()
 
 

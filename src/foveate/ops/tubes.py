@@ -10,6 +10,7 @@ from .groups import group_sizes, top_in_groups
 from .merge import Merged
 from .peaks import nearest_peak, peak_scores
 from .quota import largest_remainder
+from .rows import rows_of
 from .select import unit
 from .sums import group_sum
 
@@ -32,7 +33,7 @@ def alike_throughout(x: Float[Tensor, "B F N D"], first: Int[Tensor, "B F"], thr
     frames = group_sizes(first, f)[..., None].float()
     pairs = (total.square().sum(3) - frames) / (frames * (frames - 1)).clamp(min=1)
     alike = (pairs > threshold) & (frames > 1)
-    return alike.gather(1, first[..., None].expand(-1, -1, n))
+    return rows_of(alike, first)
 
 
 def tube_merge(
@@ -97,7 +98,7 @@ def _joined(
     goes = torch.where(into < 0, -1, rank_of.gather(1, into.clamp(min=0)))
     joins = goes.scatter(1, kept, -1)  # a survivor does not join itself
     members, number = group_sum(x, joins, t)
-    centre = x.float().gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
+    centre = rows_of(x.float(), kept)
     share = 1 / (number + 1) if own is None else torch.where(number > 0, own, 1.0)
     mean = members / number.clamp(min=1)[..., None]
     features = share[..., None] * centre + (1 - share[..., None]) * mean

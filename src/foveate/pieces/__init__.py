@@ -23,14 +23,14 @@ from .frames import (
     ReleasedWindows,
     WholeFrames,
 )
-from .llm import AttendedWords, DualText, GlobalQuery, KeyLength, LayerKeys, Product, SalientHeads, TextPeak
+from .llm import AttendedWords, DualText, GlobalQuery, KeyLength, LayerKeys, SalientHeads, TextPeak
 from .measures import Complexity
 from .merges import BipartiteMerge, ContextualMean, Drop, NearestMean, WindowMean
 from .outliers import FrameOutlier, GaussianOutlier, Uniqueness
 from .pivots import LeastLikePivots
 from .readings import Cls, Keys, LastQuery, PageRank, Received, TextRows, VisionReceived
 from .recall import Recall
-from .scores import Hybrid, Norm, Random, Read, Saliency, Sum
+from .scores import Hybrid, Norm, Product, Random, Read, Saliency, Sum
 from .seen import Attention, Raters, States, Stream
 from .segments import CutsWhereFramesChange, Scenes, Segments
 from .selects import DensityPeaks, DominantContextual, EvenGrid, GridCells, MaxMin, TopK

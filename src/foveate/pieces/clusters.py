@@ -15,10 +15,10 @@ from ..ops.select import by_tier
 from ..tokens import Reduction, VisualTokens
 from .base import Merge, Reading, Score, Selection
 from .extent import Extent
-from .llm import AttendedWords, GlobalQuery, LayerKeys, Product
+from .llm import AttendedWords, GlobalQuery, LayerKeys
 from .merges import reduction_of
 from .readings import TextRows
-from .scores import Norm, Read
+from .scores import Norm, Product, Read
 
 
 def _ranked(tokens: VisualTokens, selection: Selection, score: Score) -> Tensor:

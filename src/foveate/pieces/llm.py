@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..errors import InvalidValue, UnsupportedInput
 from ..ops import attention as op
+from ..ops.rows import rows_of
 from ..tokens import VisualTokens
 from .base import Reading, Score
 from .extent import Extent
 from .readings import Place, TextRows, _check_place
-from .scores import Norm, Saliency
 from .seen import Attention, Raters
 
 
@@ -59,7 +59,7 @@ class SalientHeads(Reading):
             raise UnsupportedInput("no text stands behind the image to rank it by; put the question after the image")
         rows = a.text_valid if self.raters is None else a.raters[self.raters]
         ones = a.rotate(a.q.new_ones(a.q.shape[0], 1, *a.q.shape[2:]))[:, 0].float()
-        asking = ones.gather(1, a.text[..., None].expand(-1, -1, ones.shape[2]))
+        asking = rows_of(ones, a.text)
         decay = (asking @ ones.transpose(1, 2) / ones.shape[2]).clamp(min=self.least)
         heads = max(1, round(self.share * a.q.shape[1]))
         return op.salient_heads_attention(
@@ -164,34 +164,3 @@ class DualText(Score):
 
     def __str__(self) -> str:
         return f"DualText({self.ratio:g})"
-
-
-@dataclass(frozen=True)
-class Product(Score):
-    """Several scores multiplied."""
-
-    scores: tuple[Score, ...] = (Norm(), Saliency())
-
-    def __post_init__(self) -> None:
-        if not self.scores:
-            raise InvalidValue("a product needs at least one score, got none")
-
-    @property
-    def reads(self) -> tuple[Reading, ...]:  # type: ignore[override]
-        return tuple(r for s in self.scores for r in s.reads)
-
-    @property
-    def needs_text(self) -> bool:  # type: ignore[override]
-        return any(s.needs_text for s in self.scores)
-
-    def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
-        return torch.stack([s(tokens) for s in self.scores]).prod(0)
-
-    def flops(self, of: Extent) -> int:
-        return sum(s.flops(of) for s in self.scores)
-
-    def other_flops(self, of: Extent) -> int:
-        return sum(s.other_flops(of) for s in self.scores)
-
-    def __str__(self) -> str:
-        return " x ".join(map(str, self.scores))

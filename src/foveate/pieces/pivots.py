@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from ..ops.pivots import least_like
+from ..ops.rows import rows_of
 from ..tokens import VisualTokens
 from .base import Reading, Select, Selection
 from .extent import Extent
@@ -46,7 +47,7 @@ class LeastLikePivots(Select):
         seen = _largest(keys, min(self.visual, count))
         taken = torch.zeros_like(tokens.where, dtype=torch.bool).scatter(1, seen, True)
         said = _largest(tokens.text(self.keys), self.text)
-        pivots = torch.cat([_rows(x, seen), _rows(tokens.text(self.features), said)], dim=1)
+        pivots = torch.cat([rows_of(x, seen), rows_of(tokens.text(self.features), said)], dim=1)
         each, more = divmod(count - seen.shape[1], pivots.shape[1])
         taken = least_like(x, pivots, taken, [each + (i < more) for i in range(pivots.shape[1])])
         return Selection.of((~taken).long().sort(dim=1, stable=True).indices[:, :count].sort(dim=1).values)
@@ -57,7 +58,3 @@ class LeastLikePivots(Select):
 
 def _largest(length: Float[Tensor, "B N"], count: int) -> Tensor:
     return length.sort(dim=1, descending=True, stable=True).indices[:, :count]
-
-
-def _rows(x: Float[Tensor, "B N D"], index: Tensor) -> Float[Tensor, "B m D"]:
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))

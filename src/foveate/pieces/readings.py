@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InvalidValue, UnsupportedInput
 from ..ops import attention as op
+from ..ops.pagerank import CHUNK, pagerank
 from .base import Reading
 from .extent import Extent
 from .seen import Attention, Raters
@@ -85,7 +86,7 @@ class Received(Reading):
         return op.received_attention(a.q, a.k, a.scale, valid=a.valid, causal=True)
 
     def flops(self, of: Extent) -> int:
-        return 2 * op.causal_area(of.columns) * of.heads * of.head_dim
+        return 2 * op.causal_area(of.columns) * of.heads * (of.head_dim + 1)
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,13 @@ class PageRank(Reading):
 
     def __call__(self, attention: Attention) -> Float[Tensor, "R L"]:
         a = attention
-        return op.pagerank(
+        return pagerank(
             a.q, a.k, a.scale, valid=a.valid, causal=True,
             temperature=self.temperature, iterations=self.iterations, damping=self.damping,
         )  # fmt: skip
 
     def flops(self, of: Extent) -> int:
-        return 2 * op.causal_area(of.columns) * of.heads * (of.head_dim + self.iterations)
+        return 2 * op.causal_area(of.columns, CHUNK) * of.heads * (of.head_dim + self.iterations)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class VisionReceived(Reading):
         return op.received_attention(attention.q, attention.k, attention.scale)
 
     def flops(self, of: Extent) -> int:
-        return 2 * of.columns**2 * of.heads * of.head_dim
+        return 2 * of.columns**2 * of.heads * (of.head_dim + 1)
 
 
 @dataclass(frozen=True)

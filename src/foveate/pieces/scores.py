@@ -99,14 +99,14 @@ class Hybrid(Score):
 
 
 @dataclass(frozen=True)
-class Sum(Score):
-    """Several scores added up."""
+class _Several(Score):
+    """Several scores made one."""
 
     scores: tuple[Score, ...] = (Norm(), Saliency())
 
     def __post_init__(self) -> None:
         if not self.scores:
-            raise InvalidValue("a sum needs at least one score, got none")
+            raise InvalidValue(f"a {type(self).__name__.lower()} needs at least one score, got none")
 
     @property
     def reads(self) -> tuple[Reading, ...]:  # type: ignore[override]
@@ -116,8 +116,9 @@ class Sum(Score):
     def needs_text(self) -> bool:  # type: ignore[override]
         return any(s.needs_text for s in self.scores)
 
-    def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
-        return torch.stack([s(tokens) for s in self.scores]).sum(0)
+    def each(self, tokens: VisualTokens) -> Float[Tensor, "S B N"]:
+        """The values of each of the S scores."""
+        return torch.stack([s(tokens) for s in self.scores])
 
     def flops(self, of: Extent) -> int:
         return sum(s.flops(of) for s in self.scores)
@@ -125,8 +126,27 @@ class Sum(Score):
     def other_flops(self, of: Extent) -> int:
         return sum(s.other_flops(of) for s in self.scores)
 
+
+@dataclass(frozen=True)
+class Sum(_Several):
+    """Several scores added up."""
+
+    def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
+        return self.each(tokens).sum(0)
+
     def __str__(self) -> str:
         return " + ".join(map(str, self.scores))
+
+
+@dataclass(frozen=True)
+class Product(_Several):
+    """Several scores multiplied."""
+
+    def __call__(self, tokens: VisualTokens) -> Float[Tensor, "B N"]:
+        return self.each(tokens).prod(0)
+
+    def __str__(self) -> str:
+        return " x ".join(map(str, self.scores))
 
 
 @dataclass(frozen=True)
