@@ -76,12 +76,10 @@ class Probe:
         history: list[int] = []
         for step in method.steps(SHAPE):
             history += [where.shape[1]] * (step.at.layer - len(history))
-            x, text = torch.randn(1, where.shape[1], SHAPE.hidden), torch.randn(1, TEXT, SHAPE.hidden)
-            values = {r: self.read(step, r, x)[:, where[0] if r.place == "vision" else slice(None)] for r in step.reads}
+            x = torch.randn(1, where.shape[1], SHAPE.hidden)
             tokens = VisualTokens(
-                x, self.grid, where, size, values.__getitem__, text=lambda text=text: text, grids=(self.grid,),
-                history=tuple(history),
-            )  # fmt: skip
+                x, self.grid, where, size, *self.signals(step, x, where), grids=(self.grid,), history=tuple(history)
+            )
             keep = (
                 self.timed(lambda s=step, t=tokens: s.keep.keep(t)[0]) if isinstance(step.keep, Budget) else step.keep
             )
@@ -91,24 +89,37 @@ class Probe:
                 where, size = where.gather(1, reduction.kept), reduction.size
         return self.seconds
 
+    def signals(self, step: Step, x: Tensor, where: Tensor) -> tuple[Callable[..., Tensor], int, Callable[..., Tensor]]:
+        """What a step may ask for: a reading at the visual tokens, a seed, the text or a reading at it."""
+        words, n = torch.randn(1, TEXT, SHAPE.hidden), x.shape[1]
+        values = {r: self.read(step, r, x) for r in step.reads}
+
+        def signal(reading: Reading) -> Tensor:
+            return values[reading][:, where[0] if reading.place == "vision" else slice(n)]
+
+        def text(reading: Reading | None = None) -> Tensor:
+            return words if reading is None else values[reading][:, n:]
+
+        return signal, 0, text
+
     def read(self, step: Step, reading: Reading, x: Tensor) -> Tensor:
-        """What a reading gives for the tokens, [1, N] or [1, N, c], in the shapes of the module it watches."""
+        """What a reading gives, [1, rows] or [1, rows, c], in the shapes of the module it watches: text comes last."""
         if reading.place == "vision":
             return self.read_tower(reading)
-        rows = x.shape[1] + TEXT
         hidden = torch.cat([x, torch.randn(1, TEXT, SHAPE.hidden)], 1)
         if reading.place == "here":
             norm = torch.nn.RMSNorm(SHAPE.hidden)
-            return self.timed(lambda: reading(Stream(hidden, norm)))[:, : x.shape[1]]
+            return self.timed(lambda: reading(Stream(hidden, norm)))
         if reading.sees == "states":
-            seen: Any = States(*(torch.randn_like(hidden) for _ in range(6)))
+            visual = torch.arange(hidden.shape[1])[None] < x.shape[1]
+            seen: Any = States(*(torch.randn_like(hidden) for _ in range(6)), visual=visual)
         else:
             seen = self.attention(reading, hidden)
         times = len(watched_layers(step, reading)) if reading.place == "previous" else 1
         before = self.seconds
         value = self.timed(lambda: reading(seen))
         self.seconds = before + times * (self.seconds - before)
-        return value[:, : rows - TEXT]
+        return value
 
     def attention(self, reading: Reading, hidden: Tensor) -> Attention:
         """Queries and keys of the language model; those of the layer behind the cut are computed, which counts."""

@@ -1,6 +1,6 @@
 """Peak extra memory of AIM's PageRank in chunks, measured, beside the bytes the published code needs, computed.
 
-    python benchmarks/pagerank_memory.py [--tokens 20000] [--heads 28] [--kv-heads 4] [--head-dim 16] [--chunk 256]
+    python benchmarks/pagerank_memory.py [--tokens 20000] [--heads 28] [--kv-heads 4] [--head-dim 16] [--chunk 128]
 
 A child process makes q and k, runs `pagerank` on 64 tokens so that libraries are loaded, and reads its resident set
 before the run of interest (/proc/self/statm) and the highest one after it (getrusage): the difference is everything the
@@ -53,7 +53,7 @@ def child(tokens: int, heads: int, kv_heads: int, head_dim: int, chunk: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("tokens", 20000), ("heads", 28), ("kv-heads", 4), ("head-dim", 16), ("chunk", 256)):
+    for name, default in (("tokens", 20000), ("heads", 28), ("kv-heads", 4), ("head-dim", 16), ("chunk", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())

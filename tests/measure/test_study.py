@@ -1,6 +1,7 @@
 """Studies: what is finished stays readable, whatever happens to the writer."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -73,6 +74,12 @@ def test_a_full_disk_leaves_the_finished_rows(study):
     assert study.rows() == [row(1)]
     study.append(row(3))
     assert study.rows() == [row(1), row(3)]
+
+
+def test_what_lies_inside_a_study_goes_on_with_the_study(study):
+    album = Study(study.folder / "overlays", within=study.folder)  # a folder that is not there cannot be written to
+    with pytest.raises(OSError, match=rf"--resume {re.escape(str(study.folder))}$"):
+        album.append(row(1))
 
 
 def test_several_processes_write_one_study(study):

@@ -41,7 +41,7 @@ def illustrate(
     loaded: Loaded, samples: Sequence[Sample], contenders: Iterable[Contender], levels: Sequence[Level], study: Study
 ) -> None:
     """Save the pictures and overlays that are not there yet; a contender that breaks has a row with its error."""
-    album = Study(study.folder / "overlays")
+    album = Study(study.folder / "overlays", within=study.folder)
     album.folder.mkdir(parents=True, exist_ok=True)
     have = {(r["kind"], r.get("method"), r.get("budget"), r["sample"]) for r in album.rows()}
     cells = cells_of(contenders, levels)

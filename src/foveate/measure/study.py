@@ -27,6 +27,8 @@ class Study:
     """A folder with a study.json and a rows.jsonl."""
 
     folder: Path
+    #: the study that `--resume` wants, where this one lies inside another
+    within: Path | None = None
 
     @classmethod
     def create(
@@ -129,7 +131,7 @@ class Study:
             raise OSError(
                 error.errno,
                 f"cannot write {self._rows}: {error.strerror}; what was finished can be read there; make room and go "
-                f"on with --resume {self.folder}",
+                f"on with --resume {self.within or self.folder}",
             ) from error
 
     def rows(self) -> list[Row]:
