@@ -65,8 +65,7 @@ def bench(
         m.print_json(where, {"costs": result.costs, "rows": list(result.rows)}, result.missing, result.broken)
     else:
         _print(result.costs, where.about)
-        m.say_what_is_missing(result.missing, result.broken, where.about["samples"])
-        out.print(f"\nrows and record: {where.folder}", soft_wrap=True)
+        m.say_what_else(where, result.missing, result.broken, "rows and record")
 
 
 def _work(b: m.Work) -> Bench:

@@ -67,8 +67,7 @@ def fidelity(
         m.print_json(where, {"cells": [asdict(c) for c in result.cells]}, result.missing, result.broken)
     else:
         _print(result)
-        m.say_what_is_missing(result.missing, result.broken, where.about["samples"])
-        out.print(f"\nrows of each sample, and record: {where.folder}", soft_wrap=True)
+        m.say_what_else(where, result.missing, result.broken, "rows of each sample, and record")
 
 
 def _work(b: m.Work) -> FidelityResult:

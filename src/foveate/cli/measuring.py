@@ -17,7 +17,7 @@ from rich.table import Table
 from ..errors import FoveateError, InvalidValue
 from . import options as o
 from .run import quiet
-from .show import busy, err
+from .show import busy, err, out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -305,16 +305,17 @@ def print_json(study: Study, found: dict[str, Any], missing: Mapping[Key, str], 
     print(json.dumps({"study": str(study.folder), **record, **found, **without}, ensure_ascii=False))
 
 
-def say_what_is_missing(missing: Mapping[Key, str], broken: Mapping[str, str], total: int) -> None:
-    """What has no result, on stderr: budgets out of reach, and samples that could not be asked."""
+def say_what_else(study: Study, missing: Mapping[Key, str], broken: Mapping[str, str], holds: str) -> None:
+    """What has no result, on stderr (budgets out of reach, samples that could not be asked), and where the study is."""
     for key, why in missing.items():
         err.print(f"without a result: {name_of(key)}: {why}", markup=False, soft_wrap=True)
     if broken:
-        err.print(f"{len(broken)} of {total} samples could not be judged:", markup=False)
+        err.print(f"{len(broken)} of {study.about['samples']} samples could not be judged:", markup=False)
         for sample, why in list(broken.items())[:5]:
             err.print(f"  {sample}: {why}", markup=False, soft_wrap=True)
         if len(broken) > 5:
             err.print(f"  and {len(broken) - 5} more; each has its rows in the study", markup=False)
+    out.print(f"\n{holds}: {study.folder}", soft_wrap=True)
 
 
 def refuse_nothing(found: Sequence[Any], missing: Mapping[Key, str]) -> None:

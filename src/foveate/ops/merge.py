@@ -174,14 +174,10 @@ class _Round:
 
     def reordered(self, order: Int[Tensor, "B t"]) -> _Round:
         """The same tokens, with token order[i] at position i."""
-
-        def moved(x: Tensor) -> Tensor:
-            return rows_of(x, order)
-
-        metric = None if self.metric is None else moved(self.metric)
+        metric = None if self.metric is None else rows_of(self.metric, order)
         source = order.argsort(1).gather(1, self.source)
         size, count, represents = (x.gather(1, order) for x in (self.size, self.count, self.represents))
-        return _Round(moved(self.x), metric, size, count, represents, source)
+        return _Round(rows_of(self.x, order), metric, size, count, represents, source)
 
 
 def _merge_round(now: _Round, r: int, weighted: bool) -> _Round:

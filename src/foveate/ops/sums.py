@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from .rows import flat_rows
+
 
 def group_sum(
     x: Float[Tensor, "B N D"], to: Int[Tensor, "B N"], groups: int, weight: Float[Tensor, "B N"] | None = None
@@ -20,11 +22,10 @@ def group_sum(
     size = torch.zeros(b, groups + 1, dtype=torch.long, device=x.device)
     size.scatter_add_(1, to + 1, torch.ones_like(to))
     wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(b * n, d)
-    rows = (order + n * torch.arange(b, device=x.device)[:, None]).flatten()
     first = size.flatten().cumsum(0) - size.flatten()
     share = None if weight is None else weight.to(wide.dtype).gather(1, order).flatten()
     # sums the rows where they lie, without a sorted or weighted copy
-    total = embedding_bag(rows, wide, first, mode="sum", per_sample_weights=share)
+    total = embedding_bag(flat_rows(order, n), wide, first, mode="sum", per_sample_weights=share)
     return total.view(b, groups + 1, d)[:, 1:], size[:, 1:].float()
 
 

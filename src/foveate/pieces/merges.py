@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ops import merge as op
+from ..ops.rows import rows_of
 from ..tokens import Reduction, VisualTokens
 from .base import Merge, Reading, Selection
 from .extent import Extent
@@ -103,7 +104,7 @@ class BipartiteMerge(Merge):
         reduction = reduction_of(tokens, merged)
         if not self.faithful:
             return reduction
-        x = merged.x.gather(1, merged.order[..., None].expand_as(merged.x))
+        x = rows_of(merged.x, merged.order)
         return Reduction(reduction.kept, reduction.source, reduction.size, x)
 
     def flops(self, of: Extent) -> int:
